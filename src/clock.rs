@@ -1,0 +1,162 @@
+//! Time and entropy: the only file that reads either, so that tests can own both.
+//!
+//! Does not sleep: waiting is tokio's job, deciding what time it is is ours.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rand::rngs::{StdRng, SysRng};
+use rand::{Rng, SeedableRng, TryRng};
+use serde::{Deserialize, Serialize};
+
+/// A moment, in milliseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Time(u64);
+
+impl Time {
+    /// Later than anything that expires; for records that do not.
+    pub const NEVER: Time = Time(i64::MAX as u64);
+
+    /// The moment `millis` milliseconds after the epoch.
+    pub const fn from_millis(millis: u64) -> Self {
+        Time(millis)
+    }
+
+    /// The moment `seconds` seconds after the epoch.
+    pub const fn from_seconds(seconds: u64) -> Self {
+        Time(seconds.saturating_mul(1000))
+    }
+
+    /// Milliseconds since the epoch.
+    pub const fn millis(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds since the epoch.
+    pub const fn seconds(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// This moment moved into the future, saturating.
+    pub fn after(self, duration: Duration) -> Self {
+        Time(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).min(Self::NEVER.0))
+    }
+
+    /// How long ago `earlier` was; zero when it lies in the future (clocks step backwards).
+    pub fn since(self, earlier: Time) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// Where the time and the randomness of a whole program come from.
+pub trait Source: Send + Sync {
+    /// Milliseconds since the Unix epoch.
+    fn millis(&self) -> u64;
+    /// Fills the buffer with bytes nobody can guess (or, in tests, with repeatable ones).
+    fn fill(&self, bytes: &mut [u8]);
+}
+
+/// A shared handle on a [`Source`].
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Source>);
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
+impl Clock {
+    /// The machine's clock and its CSPRNG.
+    pub fn system() -> Self {
+        Clock(Arc::new(System))
+    }
+
+    /// Now.
+    pub fn now(&self) -> Time {
+        Time(self.0.millis())
+    }
+
+    /// Fresh random bytes.
+    pub fn random<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.0.fill(&mut bytes);
+        bytes
+    }
+}
+
+struct System;
+
+impl Source for System {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    fn millis(&self) -> u64 {
+        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn fill(&self, bytes: &mut [u8]) {
+        SysRng.try_fill_bytes(bytes).expect("the operating system provides entropy");
+    }
+}
+
+/// A clock that stands still until it is told to move, with seeded randomness. For tests.
+#[derive(Clone)]
+pub struct ManualClock(Arc<Manual>);
+
+struct Manual {
+    millis: AtomicU64,
+    rng: Mutex<StdRng>,
+}
+
+impl ManualClock {
+    /// Starts at a fixed moment; the same seed yields the same bytes.
+    pub fn new(seed: u64) -> Self {
+        const START: u64 = 1_800_000_000_000;
+        let rng = Mutex::new(StdRng::seed_from_u64(seed));
+        ManualClock(Arc::new(Manual { millis: AtomicU64::new(START), rng }))
+    }
+
+    /// The handle to give to the program under test.
+    pub fn clock(&self) -> Clock {
+        Clock(self.0.clone())
+    }
+
+    /// Moves the clock forward.
+    pub fn forward(&self, duration: Duration) {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        self.0.millis.fetch_add(millis, Ordering::SeqCst);
+    }
+}
+
+impl Source for Manual {
+    fn millis(&self) -> u64 {
+        self.millis.load(Ordering::SeqCst)
+    }
+
+    fn fill(&self, bytes: &mut [u8]) {
+        self.rng.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_saturates_instead_of_wrapping() {
+        assert_eq!(Time::NEVER.after(Duration::MAX), Time::NEVER);
+        assert_eq!(Time::from_millis(5).since(Time::from_millis(9)), Duration::ZERO);
+    }
+
+    #[test]
+    fn manual_clock_moves_only_when_told_and_repeats_its_bytes() {
+        let (a, b) = (ManualClock::new(7), ManualClock::new(7));
+        assert_eq!(a.clock().random::<16>(), b.clock().random::<16>());
+        let before = a.clock().now();
+        a.forward(Duration::from_secs(3));
+        assert_eq!(a.clock().now().since(before), Duration::from_secs(3));
+    }
+}

@@ -1,0 +1,14 @@
+//! The words of the RFCs as types: parsing makes them, so that holding one means it is valid.
+//!
+//! Pure: no IO, no clock, no HTTP server, nothing of ours above it.
+
+pub mod client;
+pub mod error;
+pub mod family;
+pub mod issuer;
+pub mod params;
+pub mod pkce;
+pub mod redirect;
+pub mod resource;
+pub mod scope;
+pub mod token;

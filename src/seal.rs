@@ -1,0 +1,205 @@
+//! The key ring: what we hand to strangers carries our MAC or our AEAD seal.
+//!
+//! Every tag and every seal covers the *kind* of the value, so that no value can pose as another, and seals
+//! cover a binding (associated data) too. The first key writes, all keys read: that is rotation.
+//! Does not know what it seals, and never chooses its own nonces (entropy comes from `clock.rs`).
+//! RFC 2104 (HMAC), RFC 8439 and draft-irtf-cfrg-xchacha (XChaCha20-Poly1305).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chacha20poly1305::aead::{Aead, KeyInit as _, Payload};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, KeyInit as _, Mac};
+use secrecy::{ExposeSecret, SecretBox};
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+use crate::clock::Clock;
+use crate::protocol::token::{Authenticator, TAG_BYTES, Tag};
+
+/// 32 bytes of master key; redacted in `Debug`, wiped on drop.
+pub type MasterKey = SecretBox<[u8; 32]>;
+
+/// The keys of this installation, newest first.
+pub struct KeyRing {
+    keys: Vec<Key>,
+}
+
+struct Key {
+    id: u8,
+    // Keyed once; each use clones the state, which saves two compression rounds per request.
+    mac: Hmac<Sha256>,
+    aead: XChaCha20Poly1305,
+}
+
+/// A value that may leave the process under our seal. The kind is part of what is authenticated.
+pub trait Sealable: Serialize + DeserializeOwned {
+    /// Distinct for every type of sealed value.
+    const KIND: &'static str;
+}
+
+impl KeyRing {
+    /// The first key writes, all keys read. `None` when there is no key.
+    pub fn new(masters: &[MasterKey]) -> Option<Self> {
+        let keys: Vec<Key> = masters.iter().map(|master| Key::derive(master.expose_secret())).collect();
+        (!keys.is_empty()).then_some(KeyRing { keys })
+    }
+
+    /// A 128-bit tag over `parts` under the writing key; each part is length-prefixed, so that two different
+    /// lists never share a tag.
+    pub fn tag(&self, kind: &str, parts: &[&[u8]]) -> (u8, Tag) {
+        let key = &self.keys[0];
+        (key.id, key.tag(kind, parts))
+    }
+
+    /// Whether `tag` was made over `parts` by the key `key_id`; constant time in the tag.
+    pub fn holds(&self, key_id: u8, kind: &str, parts: &[&[u8]], tag: &[u8]) -> bool {
+        self.keys.iter().filter(|key| key.id == key_id).any(|key| key.tag(kind, parts).ct_eq(tag).into())
+    }
+
+    /// Seals a value: `base64url(key id | nonce | ciphertext)`. Opening needs the same binding.
+    pub fn seal<T: Sealable>(&self, clock: &Clock, binding: &[u8], value: &T) -> String {
+        let plain = postcard::to_stdvec(value).expect("sealed values are plain data");
+        URL_SAFE_NO_PAD.encode(self.seal_bytes(clock, T::KIND, binding, &plain))
+    }
+
+    /// Opens what [`KeyRing::seal`] made; `None` for anything else, whatever the reason.
+    pub fn open<T: Sealable>(&self, binding: &[u8], sealed: &str) -> Option<T> {
+        let sealed = URL_SAFE_NO_PAD.decode(sealed).ok()?;
+        postcard::from_bytes(&self.open_bytes(T::KIND, binding, &sealed)?).ok()
+    }
+
+    /// Seals bytes: key id, nonce and ciphertext.
+    pub fn seal_bytes(&self, clock: &Clock, kind: &str, binding: &[u8], plain: &[u8]) -> Vec<u8> {
+        let key = &self.keys[0];
+        let nonce: [u8; NONCE_BYTES] = clock.random();
+        let aad = associated_data(kind, binding);
+        let payload = Payload { msg: plain, aad: &aad };
+        let sealed = key.aead.encrypt(&XNonce::from(nonce), payload).expect("values are far below 256 GiB");
+        [&[key.id], nonce.as_slice(), &sealed].concat()
+    }
+
+    /// Opens what [`KeyRing::seal_bytes`] made under the same kind and binding.
+    pub fn open_bytes(&self, kind: &str, binding: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+        let (&key_id, rest) = sealed.split_first()?;
+        let (nonce, sealed) = rest.split_at_checked(NONCE_BYTES)?;
+        let nonce = XNonce::try_from(nonce).ok()?;
+        let aad = associated_data(kind, binding);
+        let mut candidates = self.keys.iter().filter(|key| key.id == key_id);
+        candidates.find_map(|key| key.aead.decrypt(&nonce, Payload { msg: sealed, aad: &aad }).ok())
+    }
+}
+
+impl Authenticator for KeyRing {
+    fn authenticate(&self, kind: &str, payload: &[u8]) -> (u8, Tag) {
+        self.tag(kind, &[payload])
+    }
+
+    fn is_authentic(&self, key_id: u8, kind: &str, payload: &[u8], tag: &[u8]) -> bool {
+        self.holds(key_id, kind, &[payload], tag)
+    }
+}
+
+impl Key {
+    fn derive(master: &[u8; 32]) -> Self {
+        let subkey = |purpose: &str| -> [u8; 32] { mac_over(&hmac(master), &[purpose.as_bytes()]) };
+        let [id, ..] = subkey("mcp-auth-proxy key id");
+        let aead = XChaCha20Poly1305::new(&subkey("mcp-auth-proxy seal").into());
+        Key { id, mac: hmac(&subkey("mcp-auth-proxy mac")), aead }
+    }
+
+    fn tag(&self, kind: &str, parts: &[&[u8]]) -> Tag {
+        let mut mac = self.mac.clone();
+        update_with(&mut mac, kind.as_bytes());
+        parts.iter().for_each(|part| update_with(&mut mac, part));
+        let full: [u8; 32] = mac.finalize().into_bytes().into();
+        let mut tag = [0; TAG_BYTES];
+        tag.copy_from_slice(&full[..TAG_BYTES]);
+        tag
+    }
+}
+
+fn hmac(key: &[u8; 32]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
+fn mac_over(mac: &Hmac<Sha256>, parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = mac.clone();
+    parts.iter().for_each(|part| update_with(&mut mac, part));
+    mac.finalize().into_bytes().into()
+}
+
+fn update_with(mac: &mut Hmac<Sha256>, part: &[u8]) {
+    mac.update(&(part.len() as u64).to_be_bytes());
+    mac.update(part);
+}
+
+fn associated_data(kind: &str, binding: &[u8]) -> Vec<u8> {
+    [&(kind.len() as u64).to_be_bytes(), kind.as_bytes(), binding].concat()
+}
+
+const NONCE_BYTES: usize = 24;
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Apple(String);
+    impl Sealable for Apple {
+        const KIND: &'static str = "apple";
+    }
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Pear(String);
+    impl Sealable for Pear {
+        const KIND: &'static str = "pear";
+    }
+
+    fn ring(masters: &[u8]) -> KeyRing {
+        let masters: Vec<MasterKey> = masters.iter().map(|byte| MasterKey::new(Box::new([*byte; 32]))).collect();
+        KeyRing::new(&masters).expect("a key")
+    }
+
+    #[test]
+    fn a_seal_opens_only_as_its_own_kind_and_binding() {
+        let (ring, clock) = (ring(&[1]), ManualClock::new(1).clock());
+        let sealed = ring.seal(&clock, b"browser", &Apple("red".into()));
+        assert_eq!(ring.open::<Apple>(b"browser", &sealed), Some(Apple("red".into())));
+        assert_eq!(ring.open::<Apple>(b"another", &sealed), None);
+        assert_eq!(ring.open::<Pear>(b"browser", &sealed), None);
+    }
+
+    #[test]
+    fn every_changed_byte_is_noticed() {
+        let (ring, clock) = (ring(&[1]), ManualClock::new(1).clock());
+        let sealed = ring.seal_bytes(&clock, "apple", b"", b"red");
+        for position in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[position] ^= 1;
+            assert_eq!(ring.open_bytes("apple", b"", &changed), None, "byte {position}");
+        }
+        assert_eq!(ring.open_bytes("apple", b"", &[]), None);
+    }
+
+    #[test]
+    fn after_rotation_old_values_are_read_and_new_ones_written_with_the_new_key() {
+        let clock = ManualClock::new(1).clock();
+        let (old, both, new) = (ring(&[1]), ring(&[2, 1]), ring(&[2]));
+        let sealed = old.seal_bytes(&clock, "apple", b"", b"red");
+        assert!(both.open_bytes("apple", b"", &sealed).is_some());
+        assert!(new.open_bytes("apple", b"", &sealed).is_none());
+        let (id, tag) = both.tag("apple", &[b"red"]);
+        assert!(new.holds(id, "apple", &[b"red"], &tag));
+        assert!(!old.holds(id, "apple", &[b"red"], &tag));
+    }
+
+    #[test]
+    fn parts_do_not_run_together() {
+        let ring = ring(&[1]);
+        assert_ne!(ring.tag("k", &[b"ab", b"c"]).1, ring.tag("k", &[b"a", b"bc"]).1);
+    }
+}
