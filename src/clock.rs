@@ -42,7 +42,14 @@ impl Time {
 
     /// This moment moved into the future, saturating.
     pub fn after(self, duration: Duration) -> Self {
-        Time(self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).min(Self::NEVER.0))
+        Time(
+            self.0.saturating_add(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).min(Self::NEVER.0),
+        )
+    }
+
+    /// This moment, or the next whole second: what tokens carry must not end before what was promised.
+    pub const fn rounded_up(self) -> Self {
+        Time(self.0.div_ceil(1000).saturating_mul(1000))
     }
 
     /// How long ago `earlier` was; zero when it lies in the future (clocks step backwards).

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chacha20poly1305::aead::{Aead, KeyInit as _, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
-use hmac::{Hmac, KeyInit as _, Mac};
+use hmac::{Hmac, Mac};
 use secrecy::{ExposeSecret, SecretBox};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::Sha256;
@@ -22,10 +22,12 @@ use crate::protocol::token::{Authenticator, TAG_BYTES, Tag};
 pub type MasterKey = SecretBox<[u8; 32]>;
 
 /// The keys of this installation, newest first.
+#[derive(Clone)]
 pub struct KeyRing {
     keys: Vec<Key>,
 }
 
+#[derive(Clone)]
 struct Key {
     id: u8,
     // Keyed once; each use clones the state, which saves two compression rounds per request.
@@ -160,7 +162,8 @@ mod tests {
     }
 
     fn ring(masters: &[u8]) -> KeyRing {
-        let masters: Vec<MasterKey> = masters.iter().map(|byte| MasterKey::new(Box::new([*byte; 32]))).collect();
+        let masters: Vec<MasterKey> =
+            masters.iter().map(|byte| MasterKey::new(Box::new([*byte; 32]))).collect();
         KeyRing::new(&masters).expect("a key")
     }
 

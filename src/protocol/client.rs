@@ -89,6 +89,8 @@ pub fn display_name(name: &str) -> String {
     if name.is_empty() { "Unnamed client".to_owned() } else { name }
 }
 
+/// What every registered (not configured, not document) client's id starts with.
+pub const PREFIX: &str = "mcp-client-";
 const MAX_NAME: usize = 80;
 /// Zero-width, bidirectional and other characters that change how the text around them looks.
 const INVISIBLE: [std::ops::RangeInclusive<char>; 7] = [

@@ -74,7 +74,7 @@ pub struct Lifetimes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rotation {
     /// It is the current one: this is the family after it was used.
-    Next(Family),
+    Next(Box<Family>),
     /// It was used a moment ago (a lost answer, several processes): the same successor again.
     SameSuccessor,
     /// RFC 9700 §4.14.2: it was used before; the family must die.
@@ -110,7 +110,7 @@ impl Family {
         let successor = generation.checked_add(1);
         if generation == current {
             let stage = Stage::Live { generation: current + 1, rotated: now };
-            Rotation::Next(Family { stage, ..self.clone() })
+            Rotation::Next(Box::new(Family { stage, ..self.clone() }))
         } else if successor == Some(current) && now.since(rotated) <= lifetimes.refresh_grace {
             Rotation::SameSuccessor
         } else {

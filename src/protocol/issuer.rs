@@ -113,7 +113,9 @@ mod tests {
     fn other_urls_are_refused_with_their_reason() {
         assert_eq!(Issuer::parse("http://mcp.example.com"), Err(IssuerError::PlainHttp));
         assert_eq!(Issuer::parse("ftp://localhost"), Err(IssuerError::Scheme("ftp".into())));
-        for not_origin in ["https://a.example/x", "https://a.example/?q", "https://a.example/#f", "https://u@a.example"] {
+        for not_origin in
+            ["https://a.example/x", "https://a.example/?q", "https://a.example/#f", "https://u@a.example"]
+        {
             assert_eq!(Issuer::parse(not_origin), Err(IssuerError::NotAnOrigin), "{not_origin}");
         }
         assert!(matches!(Issuer::parse("mcp.example.com"), Err(IssuerError::NotAUrl(_))));

@@ -5,6 +5,7 @@
 pub mod client;
 pub mod error;
 pub mod family;
+pub mod injection;
 pub mod issuer;
 pub mod params;
 pub mod pkce;

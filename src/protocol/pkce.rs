@@ -71,7 +71,8 @@ mod tests {
     #[test]
     fn malformed_challenges_and_verifiers_do_not_parse() {
         let padded = format!("{CHALLENGE}=");
-        for bad in [&CHALLENGE[1..], &padded, &CHALLENGE.replace('-', "+"), &CHALLENGE.replace('E', " "), ""] {
+        for bad in [&CHALLENGE[1..], &padded, &CHALLENGE.replace('-', "+"), &CHALLENGE.replace('E', " "), ""]
+        {
             assert!(CodeChallenge::parse(bad).is_none(), "{bad}");
         }
         for bad in [&VERIFIER[1..], &"a".repeat(129), &VERIFIER.replace('d', "+"), ""] {

@@ -148,7 +148,11 @@ fn private_use(scheme: &str, rest: &str) -> Result<RedirectKind, RedirectError> 
     let dangerous = DANGEROUS_SCHEMES.contains(&lower.as_str())
         || DANGEROUS_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
     // Only lower case: `HTTPS:` and `JavaScript:` would be other words to us than to a browser.
-    if dangerous || scheme != lower { Err(RedirectError::DangerousScheme) } else { Ok(RedirectKind::PrivateUse) }
+    if dangerous || scheme != lower {
+        Err(RedirectError::DangerousScheme)
+    } else {
+        Ok(RedirectKind::PrivateUse)
+    }
 }
 
 fn host_of(authority: &str) -> &str {
@@ -191,9 +195,33 @@ const LOOPBACK_HOSTS: [&str; 3] = ["localhost", "127.0.0.1", "[::1]"];
 const RESPONSE_PARAMETERS: [&str; 5] = ["code", "state", "iss", "error", "error_description"];
 // Schemes that a browser or the system acts on by itself; everything else reaches a person as a link only.
 const DANGEROUS_SCHEMES: [&str; 27] = [
-    "about", "blob", "chrome", "data", "file", "filesystem", "ftp", "ftps", "intent", "jar", "javascript", "mailto",
-    "mhtml", "moz-extension", "news", "nntp", "resource", "sftp", "sms", "smb", "ssh", "tel", "telnet", "vbscript",
-    "view-source", "ws", "wss",
+    "about",
+    "blob",
+    "chrome",
+    "data",
+    "file",
+    "filesystem",
+    "ftp",
+    "ftps",
+    "intent",
+    "jar",
+    "javascript",
+    "mailto",
+    "mhtml",
+    "moz-extension",
+    "news",
+    "nntp",
+    "resource",
+    "sftp",
+    "sms",
+    "smb",
+    "ssh",
+    "tel",
+    "telnet",
+    "vbscript",
+    "view-source",
+    "ws",
+    "wss",
 ];
 const DANGEROUS_PREFIXES: [&str; 4] = ["ms-", "search-ms", "chrome-", "x-apple"];
 
@@ -278,7 +306,10 @@ mod tests {
     fn response_parameters_join_an_existing_query() {
         let params = [("code", "a b"), ("state", "&=")];
         assert_eq!(uri("https://a.example/cb").with(&params), "https://a.example/cb?code=a+b&state=%26%3D");
-        assert_eq!(uri("https://a.example/cb?x=1").with(&params), "https://a.example/cb?x=1&code=a+b&state=%26%3D");
+        assert_eq!(
+            uri("https://a.example/cb?x=1").with(&params),
+            "https://a.example/cb?x=1&code=a+b&state=%26%3D"
+        );
         assert_eq!(uri("cursor://a/cb?").with(&params), "cursor://a/cb?code=a+b&state=%26%3D");
     }
 

@@ -68,7 +68,8 @@ impl Resource {
 /// origin (then the first resource is meant). A fragment is never allowed (RFC 8707 §2).
 pub fn named<'a>(resources: &'a [Resource], issuer: &Issuer, text: &str) -> Option<&'a Resource> {
     let url = Url::parse(text).ok()?;
-    let rewritten = text.contains('\\') || text.contains("/.") || text.contains("/%2e") || text.contains("/%2E");
+    let rewritten =
+        text.contains('\\') || text.contains("/.") || text.contains("/%2e") || text.contains("/%2E");
     let odd = url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() || rewritten;
     if odd || url.origin().ascii_serialization() != issuer.as_str() {
         return None;
@@ -109,7 +110,9 @@ mod tests {
     #[test]
     fn paths_that_could_be_read_in_two_ways_are_refused() {
         let issuer = Issuer::parse("https://p.test").expect("valid");
-        for path in ["", "/", "mcp", "/mcp/", "//mcp", "/a/../b", "/a/./b", "/m%63p", "/a;b", "/a?b", "/ü", "/a b"] {
+        for path in
+            ["", "/", "mcp", "/mcp/", "//mcp", "/a/../b", "/a/./b", "/m%63p", "/a;b", "/a?b", "/ü", "/a b"]
+        {
             assert_eq!(Resource::new(&issuer, path, ScopeSet::default()), Err(ResourceError::Path), "{path}");
         }
         let reserved = Resource::new(&issuer, "/token/x", ScopeSet::default());

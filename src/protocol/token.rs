@@ -126,7 +126,9 @@ impl<K: Kind> Verified<K> {
     pub fn parse(keys: &impl Authenticator, text: &str) -> Option<Self> {
         let encoded = text.strip_prefix(K::PREFIX)?;
         let mut bytes = [0; TOKEN_BYTES];
-        if encoded.len() != ENCODED_LENGTH || URL_SAFE_NO_PAD.decode_slice(encoded, &mut bytes) != Ok(TOKEN_BYTES) {
+        if encoded.len() != ENCODED_LENGTH
+            || URL_SAFE_NO_PAD.decode_slice(encoded, &mut bytes) != Ok(TOKEN_BYTES)
+        {
             return None;
         }
         let payload: [u8; PAYLOAD_BYTES] = bytes[1..=PAYLOAD_BYTES].try_into().ok()?;
@@ -140,7 +142,8 @@ impl Claims {
     fn read(payload: &[u8; PAYLOAD_BYTES]) -> Self {
         let mut family = [0; 16];
         family.copy_from_slice(&payload[..16]);
-        let word = |at: usize| u32::from_be_bytes([payload[at], payload[at + 1], payload[at + 2], payload[at + 3]]);
+        let word =
+            |at: usize| u32::from_be_bytes([payload[at], payload[at + 1], payload[at + 2], payload[at + 3]]);
         Claims {
             family: FamilyId(family),
             generation: word(16),
@@ -192,7 +195,9 @@ mod tests {
                 }
             }
         }
-        for wrong in ["", "mapr_", &token[..62], &format!("{token}A"), "gho_16C7e42F292c6912E7710c838347Ae178B4a"] {
+        for wrong in
+            ["", "mapr_", &token[..62], &format!("{token}A"), "gho_16C7e42F292c6912E7710c838347Ae178B4a"]
+        {
             assert!(Verified::<Refresh>::parse(&keys(), wrong).is_none(), "{wrong}");
         }
     }

@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { differences } from './compare.mjs';
+import { send } from './http.mjs';
 import { approve, logIn, register } from './login.mjs';
 import { report, score } from './report.mjs';
 import { freePort, start, stopAll } from './servers.mjs';
@@ -17,6 +18,7 @@ const LOGINS = [
   { revision: '2025-11-25', resource: true },
   { revision: '2026-07-28', resource: true },
 ];
+const LOGIN_SCENARIOS = ['authorization-server-metadata-endpoint', 'authorization-code-grant'];
 const MCP_PATH = '/mcp';
 const GITHUB_APP = { id: 'conformance', secret: 'conformance-secret' };
 // What the proxy has to say to a foreign Host or Origin differs from what the upstream says; that it refuses does not.
@@ -48,7 +50,7 @@ async function main() {
   }
   if (!options.direct) {
     for (const binary of [proxyBinary, standinBinary]) {
-      if (!existsSync(binary)) throw new Error(`${path.relative(process.cwd(), binary)} is missing; build it with cargo build --release --examples --bins`);
+      if (!existsSync(binary)) throw new Error(`${path.relative(process.cwd(), binary)} is missing; build it with cargo build --release --bins --examples`);
     }
   }
   mkdirSync(logs, { recursive: true });
@@ -120,10 +122,13 @@ async function judgeLogin(suite, { revision, resource }) {
     const clientId = await register(issuer, 'conformance suite');
     const request = { issuer, clientId, port, resource: resource && issuer + MCP_PATH, revision };
     const results = await suite.authorization(label, request, async (address) => {
-      await fetch(await approve(address, callback));
+      await send(await approve(address, callback));
     });
+    // A suite that was cut short leaves out what it did not finish, which must not look like success.
+    for (const scenario of LOGIN_SCENARIOS) {
+      if (!results.has(scenario)) judge(`${revision} ${scenario}`, ['has no result']);
+    }
     const checks = [...results.values()].flat();
-    if (!checks.length) judge(`${revision} authorization server`, ['has no result']);
     for (const { id, status, errorMessage } of checks) {
       judge(`${revision} ${id}`, status === 'SUCCESS' ? [] : [`${status} ${errorMessage ?? ''}`]);
     }
@@ -147,7 +152,7 @@ async function startUpstream(label) {
 async function startProxied(label) {
   const { issuer } = await startProxy(label);
   const resource = issuer + MCP_PATH;
-  const bare = await fetch(resource, { method: 'POST' });
+  const bare = await send(resource, { method: 'POST' });
   // Otherwise the comparison might be of the upstream with itself.
   if (bare.status !== 401) throw new Error(`without a token the proxy answered ${bare.status}, not 401`);
   return { target: new URL(issuer).host, token: await logIn(issuer, resource) };
@@ -196,6 +201,6 @@ try {
   process.exitCode = await main();
 } catch (error) {
   await stopAll();
-  console.error(error.message);
-  process.exitCode = 2;
+  judge('the run comes to its end', error.message.split('\n'));
+  process.exitCode = verdict();
 }

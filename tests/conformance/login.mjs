@@ -1,11 +1,10 @@
 // A person with a browser, without a screen: registers a client, approves on the consent page, follows the way
 // through the GitHub stand-in and back. Nothing here but what a browser does, so no page needs to know of tests.
-import http from 'node:http';
 import { createHash, randomBytes } from 'node:crypto';
+import { send } from './http.mjs';
 
 const CLIENT_REDIRECT = 'http://127.0.0.1/callback';
 const MOST_STEPS = 12;
-const STEP_TIMEOUT_MS = 10_000;
 
 /** Registers a public client; loopback redirects match with any port, so one registration serves every callback. */
 export async function register(issuer, name) {
@@ -133,19 +132,4 @@ function keep(jar, line) {
   const at = pair.indexOf('=');
   if (attributes.some((attribute) => /^max-age=(0|-\d+)$/i.test(attribute))) jar.delete(pair.slice(0, at));
   else jar.set(pair.slice(0, at), pair.slice(at + 1));
-}
-
-// node:http, because fetch does not let a script set the headers that only browsers may set.
-function send(url, { method, headers, body }) {
-  return new Promise((resolve, reject) => {
-    const request = http.request(url, { method, headers, signal: AbortSignal.timeout(STEP_TIMEOUT_MS) }, (response) => {
-      response.setEncoding('utf8');
-      let text = '';
-      response.on('data', (chunk) => { text += chunk; });
-      response.on('end', () => resolve({ status: response.statusCode, headers: response.headers, body: text }));
-      response.on('error', reject);
-    });
-    request.on('error', reject);
-    request.end(body);
-  });
 }

@@ -27,6 +27,8 @@ class Callback:
         writer.close()
 
     async def visit(self, url):
+        if self.query.done():
+            raise SystemExit("not so: one login is enough")
         print(f"browser: {url}", flush=True)
         browser = await asyncio.create_subprocess_exec(os.environ["INTEROP_BROWSER"], url)
         if await browser.wait() != 0:

@@ -1,0 +1,423 @@
+//! The composition root: a [`Config`] in, a running [`App`] out. The only file that names every module.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::ExposeSecret;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::clock::Clock;
+use crate::config::{Allow, CALLBACK_PATH, Config, ResourceConfig, StoreConfig};
+use crate::gate::challenge::Challenges;
+use crate::gate::origin::Origins;
+use crate::gate::{Gate, Gated};
+use crate::github::GitHub;
+use crate::github::admission::{Admission, AllowList};
+use crate::github::credential::Credentials;
+use crate::oauth::document::Fetcher;
+use crate::oauth::pages::{self, Front, FrontResource};
+use crate::oauth::{self, AuthorizationServer, Documents};
+use crate::seal::{KeyRing, MasterKey};
+use crate::server::{self, Drain, Published, Server};
+use crate::store::Records;
+use crate::store::families::Families;
+use crate::store::memory::Memory;
+use crate::store::people::People;
+use crate::store::sqlite::{OpenError, Sqlite};
+use crate::upstream::{self, Target, TargetError, Upstream};
+
+/// A proxy that serves until it is stopped or dropped.
+pub struct App {
+    address: SocketAddr,
+    server: Arc<Server>,
+    drain: watch::Sender<Drain>,
+    grace: Duration,
+    workers: Vec<JoinHandle<()>>,
+    side: Option<Runtime>,
+}
+
+/// What nobody configures, and tests change.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Waits before asking GitHub again with a fresh token that got 401.
+    pub fresh_token_retries: Vec<Duration>,
+    /// Total time of one call to GitHub.
+    pub github_timeout: Duration,
+    /// How long an SSE stream may be silent before it gets a comment.
+    pub keep_alive: Duration,
+    /// How often a stream's permit is looked at again.
+    pub stream_recheck: Duration,
+    /// How often expired records are removed.
+    pub sweep: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Tuning {
+            // The real ones heal within three seconds.
+            fresh_token_retries: vec![Duration::from_secs(1), Duration::from_secs(2)],
+            github_timeout: Duration::from_secs(10),
+            // Below the shortest idle timeout clients are known to have (15 s with some slack).
+            keep_alive: Duration::from_secs(15),
+            stream_recheck: Duration::from_secs(15),
+            sweep: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why a proxy does not start; each is one clear line.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("listen: cannot use {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("store: {0}")]
+    Store(#[from] OpenError),
+    #[error("keys: {}: {problem}", path.display())]
+    KeyFile { path: PathBuf, problem: String },
+    #[error("resources: the upstream of {path} {source}")]
+    Upstream { path: String, source: TargetError },
+    #[error("cannot prepare calls to GitHub or to client metadata documents: {0}")]
+    Http(#[from] reqwest::Error),
+    #[error("cannot start a runtime: {0}")]
+    Runtime(io::Error),
+}
+
+impl App {
+    /// Starts everything and begins to listen.
+    pub fn start(config: Config, clock: Clock, tuning: &Tuning) -> Result<Self, StartError> {
+        install_crypto();
+        let side = Builder::new_multi_thread().worker_threads(2).thread_name("side").enable_all().build();
+        let side = side.map_err(StartError::Runtime)?;
+        let records: Arc<dyn Records> = match &config.store {
+            StoreConfig::Sqlite(path) => Arc::new(Sqlite::open(path, clock.clone())?),
+            StoreConfig::Memory => Arc::new(Memory::new(clock.clone())),
+        };
+        let keys = Arc::new(key_ring(&config, &clock)?);
+        let listeners = server::bind(config.listen, config.workers);
+        let listeners = listeners.map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let address = listeners[0].local_addr().map_err(StartError::Runtime)?;
+        let grace = config.drain;
+        describe(&config, address);
+        let server = Arc::new(compose(config, &clock, tuning, &records, &keys, side.handle())?);
+        side.spawn(sweep(records, tuning.sweep));
+        let (drain, draining) = watch::channel(Drain::No);
+        let mut workers = Vec::new();
+        for (number, listener) in listeners.into_iter().enumerate() {
+            workers.push(
+                worker(number, listener, server.clone(), draining.clone()).map_err(StartError::Runtime)?,
+            );
+        }
+        server.ready.store(true, Ordering::Relaxed);
+        Ok(App { address, server, drain, grace, workers, side: Some(side) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, finishes what is open for as long as configured, then cuts the rest. Blocks.
+    pub fn stop(mut self) {
+        self.begin_drain();
+        let (cut, grace) = (self.drain.clone(), self.grace);
+        let timer = self.side.as_ref().map(|side| {
+            side.spawn(async move {
+                tokio::time::sleep(grace).await;
+                cut.send_replace(Drain::Now);
+            })
+        });
+        for worker in self.workers.drain(..) {
+            // A worker that panicked is down already.
+            let _ = worker.join();
+        }
+        if let Some(timer) = timer {
+            timer.abort();
+        }
+    }
+
+    /// Not ready any more, no new connections.
+    pub fn begin_drain(&self) {
+        self.server.ready.store(false, Ordering::Relaxed);
+        self.drain.send_replace(Drain::Begun);
+    }
+
+    /// Cuts what is still open, for a second signal.
+    pub fn cut(&self) -> impl Fn() + Send + 'static {
+        let drain = self.drain.clone();
+        move || {
+            drain.send_replace(Drain::Now);
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.drain.send_replace(Drain::Now);
+        if let Some(side) = self.side.take() {
+            side.shutdown_background();
+        }
+    }
+}
+
+/// Puts the rooms together.
+fn compose(
+    config: Config,
+    clock: &Clock,
+    tuning: &Tuning,
+    records: &Arc<dyn Records>,
+    keys: &Arc<KeyRing>,
+    side: &Handle,
+) -> Result<Server, StartError> {
+    let families = Families::new(records.clone(), clock.clone(), config.lifetimes);
+    let people = People::new(records.clone(), clock.clone(), config.lifetimes.refresh_max);
+    let github = Arc::new(github(&config, tuning)?);
+    let admission = Arc::new(Admission::new(allow_list(&config.allow), github.clone(), people.clone()));
+    let kept = (people.clone(), families.clone());
+    let judging = (admission.clone(), side.clone());
+    let credentials = Credentials::new(github.clone(), kept, keys.clone(), clock.clone(), judging);
+    let gated =
+        config.resources.iter().map(|r| Gated { resource: r.resource.clone(), inject: r.inject.clone() });
+    let gate = Gate::new(keys.clone(), clock.clone(), families.clone(), credentials.clone(), gated.collect());
+    let gate = Arc::new(gate);
+    let told = Arc::downgrade(&gate);
+    families.when_ended(move |id| {
+        if let Some(gate) = told.upgrade() {
+            gate.forget(id);
+        }
+    });
+    let upstreams = upstreams(&config, clock, tuning, keys)?;
+    let documents = documents(&config, clock)?;
+    let parts = oauth::Parts {
+        keys: keys.clone(),
+        clock: clock.clone(),
+        families,
+        people,
+        github,
+        credentials,
+        admission,
+        documents,
+    };
+    let front = front(&config);
+    let origins = Origins::new(&config.issuer, config.allowed_origins.clone());
+    let (issuer, trusted_proxies) = (config.issuer.clone(), config.trusted_proxies.clone());
+    let enabled = parts.documents.is_some();
+    let settings = oauth_settings(config);
+    let documents = Documents::new(&settings, enabled);
+    let oauth = Arc::new(AuthorizationServer::new(settings, parts));
+    let (clock, side, ready) = (clock.clone(), side.clone(), AtomicBool::new(false));
+    Ok(Server {
+        issuer,
+        clock,
+        gate,
+        upstreams,
+        oauth,
+        documents,
+        front,
+        origins,
+        trusted_proxies,
+        side,
+        ready,
+    })
+}
+
+fn github(config: &Config, tuning: &Tuning) -> Result<GitHub, reqwest::Error> {
+    GitHub::new(crate::github::Settings {
+        client_id: config.github.client_id.clone(),
+        client_secret: config.github.client_secret.clone(),
+        base_url: config.github.base_url.clone(),
+        api_url: config.github.api_url.clone(),
+        callback_url: config.issuer.url(CALLBACK_PATH),
+        fresh_token_retries: tuning.fresh_token_retries.clone(),
+        timeout: tuning.github_timeout,
+    })
+}
+
+fn allow_list(allow: &Allow) -> AllowList {
+    match allow.clone() {
+        Allow::Anyone => AllowList::Anyone,
+        Allow::Listed { users, orgs, teams } => AllowList::Listed { users, orgs, teams },
+    }
+}
+
+fn documents(config: &Config, clock: &Clock) -> Result<Option<Fetcher>, reqwest::Error> {
+    let settings = oauth::document::Settings {
+        allow_hosts: config.client_metadata.allow_hosts.clone(),
+        ca: config.client_metadata.ca.clone(),
+        allow_private_addresses: config.client_metadata.allow_private_addresses,
+        own_authority: config.issuer.authority().to_owned(),
+    };
+    config.client_metadata.enabled.then(|| Fetcher::new(settings, clock.clone())).transpose()
+}
+
+fn upstreams(
+    config: &Config,
+    clock: &Clock,
+    tuning: &Tuning,
+    keys: &Arc<KeyRing>,
+) -> Result<Vec<Published>, StartError> {
+    let published = |resource: &ResourceConfig| {
+        let path = resource.resource.path().to_owned();
+        let target = Target::new(&resource.upstream, upstream::trusting)
+            .map_err(|source| StartError::Upstream { path: path.clone(), source })?;
+        let settings = upstream::Settings {
+            target,
+            connect_timeout: resource.connect_timeout,
+            response_timeout: resource.response_timeout,
+            max_body: resource.max_body,
+            keep_alive: tuning.keep_alive,
+            recheck: tuning.stream_recheck,
+        };
+        let challenges = Challenges::new(&config.issuer, &resource.resource);
+        Ok(Published { path, upstream: Upstream::new(settings, keys.clone(), clock.clone()), challenges })
+    };
+    config.resources.iter().map(published).collect()
+}
+
+fn oauth_settings(config: Config) -> oauth::Settings {
+    let published = config.resources.into_iter().map(|resource| oauth::Published {
+        needs_email: resource.inject.iter().any(|injection| injection.needs_email()),
+        resource: resource.resource,
+        github_scopes: resource.github_scopes,
+    });
+    oauth::Settings {
+        resources: published.collect(),
+        issuer: config.issuer,
+        registration: config.registration,
+        private_use_schemes: config.private_use_schemes,
+        clients: config.clients,
+        iss: config.iss,
+    }
+}
+
+fn front(config: &Config) -> String {
+    let resources = config.resources.iter().map(|resource| {
+        let path = resource.resource.path();
+        let legacy = path.ends_with("/sse");
+        FrontResource {
+            url: resource.resource.url().to_owned(),
+            name: path.trim_start_matches('/').replace(['/', '.', '~'], "-"),
+            transport: if legacy { "sse" } else { "http" },
+            inspector: if legacy { "sse" } else { "http" },
+        }
+    });
+    pages::render(&Front { host: config.issuer.authority(), resources: resources.collect() })
+}
+
+/// The configured keys, or one of our own beside the embedded store.
+fn key_ring(config: &Config, clock: &Clock) -> Result<KeyRing, StartError> {
+    let ring = match (KeyRing::new(&config.keys), &config.store) {
+        (Some(ring), _) => ring,
+        (None, StoreConfig::Sqlite(path)) => {
+            let mut file = path.clone().into_os_string();
+            file.push(".key");
+            let path = PathBuf::from(file);
+            let key = own_key(&path, clock).map_err(|problem| StartError::KeyFile { path, problem })?;
+            KeyRing::new(&[key]).expect("one key")
+        }
+        (None, StoreConfig::Memory) => {
+            KeyRing::new(&[MasterKey::new(Box::new(clock.random()))]).expect("one key")
+        }
+    };
+    Ok(ring)
+}
+
+/// Reads the generated key file, or makes it: whole or not at all, readable by its owner only.
+fn own_key(path: &Path, clock: &Clock) -> Result<MasterKey, String> {
+    if !path.exists() {
+        let key = MasterKey::new(Box::new(clock.random()));
+        let text = format!("{}\n", STANDARD.encode(key.expose_secret()));
+        write_private(path, text.as_bytes()).map_err(|error| format!("cannot be written: {error}"))?;
+        info!(file = %path.display(), "made a key; keep it with the database");
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let metadata = std::fs::symlink_metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
+        if !metadata.is_file() {
+            return Err("is not a plain file".to_owned());
+        }
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Err("can be read by others; run chmod 600 on it".to_owned());
+        }
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
+    crate::config::key(text.trim())
+}
+
+/// A new file appears under its name only when it is complete; one that is there already wins.
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    use std::io::Write as _;
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{}", std::process::id()));
+    let draft = PathBuf::from(draft);
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&draft)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let linked = written.and_then(|()| match std::fs::hard_link(&draft, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    });
+    let _ = std::fs::remove_file(&draft);
+    linked
+}
+
+fn worker(
+    number: usize,
+    listener: std::net::TcpListener,
+    server: Arc<Server>,
+    draining: watch::Receiver<Drain>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name(format!("core-{number}")).spawn(move || {
+        if let Err(error) = runtime.block_on(server::work(listener, server, draining)) {
+            warn!(%error, "a core stopped serving");
+        }
+    })
+}
+
+async fn sweep(records: Arc<dyn Records>, every: Duration) {
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = records.sweep().await {
+            warn!(%error, "expired records could not be removed");
+        }
+    }
+}
+
+/// The one TLS and crypto provider of the process.
+fn install_crypto() {
+    // Fails when it is installed already, by us or by whoever embeds us.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// The line an operator looks for first.
+fn describe(config: &Config, address: SocketAddr) {
+    let version = env!("CARGO_PKG_VERSION");
+    for resource in &config.resources {
+        info!(resource = resource.resource.url(), upstream = %resource.upstream, "publishing");
+    }
+    info!(issuer = %config.issuer, listen = %address, workers = config.workers, store = ?config.store, version, "serving");
+    if config.store == StoreConfig::Memory {
+        warn!("store is memory: every login is lost when this process ends");
+    }
+    if config.client_metadata.allow_private_addresses {
+        warn!(
+            "client_metadata.allow_private_addresses is on: strangers can make this proxy fetch https URLs inside your network"
+        );
+    }
+}

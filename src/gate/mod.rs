@@ -1,0 +1,323 @@
+//! The gate: a request with a live token for this very resource gets a [`Permit`], everything else a [`Denial`].
+//!
+//! Arithmetic plus one map look-up per request; a family is re-read from the store at most once per second,
+//! so that a revocation anywhere is obeyed everywhere within a second. Does not write responses.
+//! RFC 6750 §2.1, §3; RFC 8707 §2; RFC 9728 §5.
+
+pub mod challenge;
+mod live;
+pub mod origin;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use secrecy::ExposeSecret;
+use tracing::warn;
+
+use crate::clock::{Clock, Time};
+use crate::github::credential::{Credential, CredentialError, Credentials};
+use crate::protocol::family::{Family, Stage};
+use crate::protocol::injection::{Identity, Injection};
+use crate::protocol::resource::Resource;
+use crate::protocol::scope::ScopeMask;
+use crate::protocol::token::{Access, Claims, FamilyId, Verified};
+use crate::seal::KeyRing;
+use crate::store::StoreError;
+use crate::store::families::Families;
+use live::Live;
+
+/// Decides over requests to resources.
+pub struct Gate {
+    keys: Arc<KeyRing>,
+    clock: Clock,
+    families: Families,
+    credentials: Credentials,
+    resources: Vec<Gated>,
+    live: Live,
+}
+
+/// A resource and what its upstream is told about people.
+pub struct Gated {
+    pub resource: Resource,
+    pub inject: Vec<Injection>,
+}
+
+/// Proof that a live token for a resource was seen. Only this module makes one, and nothing reaches an
+/// upstream without one.
+pub struct Permit {
+    gate: Arc<Gate>,
+    family: Arc<LiveFamily>,
+}
+
+/// A family in the gate's cache, with everything a request of it needs.
+pub(in crate::gate) struct LiveFamily {
+    id: FamilyId,
+    family: Family,
+    resource: usize,
+    required: Option<ScopeMask>,
+    injected: Box<[(HeaderName, HeaderValue)]>,
+    identity: Identity,
+    token_ends: Option<Time>,
+    read: AtomicU64,
+    ended: AtomicBool,
+}
+
+/// Why a request gets no permit.
+#[derive(Debug)]
+pub enum Denial {
+    /// No Authorization header: a bare challenge (RFC 6750 §3.1).
+    Missing,
+    /// Not exactly one Bearer credential.
+    Malformed,
+    /// A token that is not, or not any more, good here. The reason is for the log.
+    Invalid(&'static str),
+    /// Good, but for less than this resource needs.
+    InsufficientScope,
+    /// We cannot know: neither open nor a logout.
+    Unavailable { cause: String, retry_after: Option<Duration> },
+}
+
+/// What an Authorization header holds: "none" and "wrong" are different answers.
+enum Bearer<'a> {
+    Absent,
+    Malformed,
+    Token(&'a str),
+}
+
+impl Gate {
+    /// A gate for these resources, in the order of the configuration.
+    pub fn new(
+        keys: Arc<KeyRing>,
+        clock: Clock,
+        families: Families,
+        credentials: Credentials,
+        resources: Vec<Gated>,
+    ) -> Self {
+        Gate { keys, clock, families, credentials, resources, live: Live::default() }
+    }
+
+    /// The resource with this number.
+    pub fn resource(&self, number: usize) -> &Resource {
+        &self.resources[number].resource
+    }
+
+    /// Tells the gate that this process ended a family.
+    pub fn forget(&self, id: &FamilyId) {
+        self.live.forget(id);
+    }
+
+    /// Judges a request to the resource with this number.
+    pub async fn permit(self: &Arc<Self>, resource: usize, headers: &HeaderMap) -> Result<Permit, Denial> {
+        let token = match bearer(headers) {
+            Bearer::Absent => return Err(Denial::Missing),
+            Bearer::Malformed => return Err(Denial::Malformed),
+            Bearer::Token(token) => token,
+        };
+        let token =
+            Verified::<Access>::parse(&*self.keys, token).ok_or(Denial::Invalid("not one of our tokens"))?;
+        let now = self.clock.now();
+        if now >= token.claims.expires {
+            return Err(Denial::Invalid("expired"));
+        }
+        let family = match self.live.get(&token.claims.family).filter(|family| family.is_fresh(now)) {
+            Some(family) => family,
+            None => self.load(&token.claims.family, now).await?,
+        };
+        family.covers(resource, &token.claims)?;
+        Ok(Permit { gate: self.clone(), family })
+    }
+
+    /// Reads a family and its credential, and keeps them for a second.
+    async fn load(&self, id: &FamilyId, now: Time) -> Result<Arc<LiveFamily>, Denial> {
+        let known = self.live.get(id);
+        match self.read(id, now).await {
+            Ok(Some(family)) => {
+                let family = Arc::new(family);
+                self.live.keep(family.clone());
+                Ok(family)
+            }
+            Ok(None) => {
+                self.live.forget(id);
+                Err(Denial::Invalid("revoked"))
+            }
+            Err(Denial::Unavailable { cause, retry_after }) => {
+                match known.filter(|family| family.survives(now)) {
+                    Some(family) => {
+                        warn!(cause, "serving a known family without the store");
+                        Ok(family)
+                    }
+                    None => Err(Denial::Unavailable { cause, retry_after }),
+                }
+            }
+            Err(denial) => Err(denial),
+        }
+    }
+
+    async fn read(&self, id: &FamilyId, now: Time) -> Result<Option<LiveFamily>, Denial> {
+        let Some(found) = self.families.find(id).await.map_err(store_down)? else { return Ok(None) };
+        let family = found.value;
+        let resource = self.resources.iter().position(|gated| gated.resource.url() == family.resource);
+        let (Stage::Live { .. }, Some(resource)) = (&family.stage, resource) else { return Ok(None) };
+        let credential = match self.credentials.usable(&family.credential).await {
+            Ok(credential) => credential,
+            Err(CredentialError::Gone) => {
+                self.families.revoke(id).await.map_err(store_down)?;
+                return Ok(None);
+            }
+            Err(CredentialError::Store(error)) => return Err(store_down(error)),
+            Err(CredentialError::Trouble(trouble)) => {
+                return Err(Denial::Unavailable {
+                    cause: trouble.to_string(),
+                    retry_after: trouble.retry_after,
+                });
+            }
+        };
+        if self.credentials.is_stale(&credential) {
+            self.credentials.recheck_later(&family.credential);
+        }
+        Ok(Some(self.live_family(*id, family, resource, &credential, now)))
+    }
+
+    fn live_family(
+        &self,
+        id: FamilyId,
+        family: Family,
+        resource: usize,
+        credential: &Credential,
+        now: Time,
+    ) -> LiveFamily {
+        let gated = &self.resources[resource];
+        let needed = gated.resource.scopes();
+        let render =
+            |injection: &Injection| Some((injection.name.clone(), injection.render(&credential.identity)?));
+        LiveFamily {
+            id,
+            resource,
+            required: family.scopes.covers(needed).then(|| family.scopes.mask_of(needed)),
+            injected: gated.inject.iter().filter_map(render).collect(),
+            identity: credential.identity.clone(),
+            token_ends: credential.expires,
+            read: AtomicU64::new(now.millis()),
+            ended: AtomicBool::new(false),
+            family,
+        }
+    }
+}
+
+impl LiveFamily {
+    fn age(&self, now: Time) -> Duration {
+        now.since(Time::from_millis(self.read.load(Ordering::Relaxed)))
+    }
+
+    /// Whether a request may use this without asking the store.
+    fn is_fresh(&self, now: Time) -> bool {
+        let token_good = self.token_ends.is_none_or(|ends| now.after(FRESH_FOR) < ends);
+        self.age(now) < FRESH_FOR && token_good && !self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether it may still be used while the store is silent.
+    fn survives(&self, now: Time) -> bool {
+        let token_good = self.token_ends.is_none_or(|ends| now < ends);
+        self.age(now) < STORE_GRACE && token_good && !self.ended.load(Ordering::Relaxed)
+    }
+
+    fn covers(&self, resource: usize, claims: &Claims) -> Result<(), Denial> {
+        // RFC 8707 §2: a token is good at the resource it was issued for and nowhere else.
+        if self.resource != resource {
+            return Err(Denial::Invalid("issued for another resource"));
+        }
+        match self.required {
+            Some(required) if claims.scopes & required == required => Ok(()),
+            _ => Err(Denial::InsufficientScope),
+        }
+    }
+}
+
+impl Permit {
+    /// Numeric GitHub id.
+    pub fn person(&self) -> u64 {
+        self.family.family.person
+    }
+
+    /// For the request log.
+    pub fn login(&self) -> &str {
+        &self.family.identity.login
+    }
+
+    /// The resource the permit is for.
+    pub fn resource(&self) -> &Resource {
+        self.gate.resource(self.family.resource)
+    }
+
+    /// Names whose every spelling must be gone before the values below are set.
+    pub fn injected_names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.gate.resources[self.family.resource].inject.iter().map(|injection| &injection.name)
+    }
+
+    /// The rendered headers; fewer than the names when GitHub told us nothing for one.
+    pub fn injected(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.family.injected
+    }
+
+    /// Whether an upstream's header would tell the client the person's GitHub token.
+    pub fn is_given_away_by(&self, value: &HeaderValue) -> bool {
+        let token = self.family.identity.token.expose_secret().as_bytes();
+        value.len() >= token.len() && value.as_bytes().windows(token.len()).any(|window| window == token)
+    }
+
+    /// The upstream did not accept the person: look whether the GitHub token still lives.
+    pub fn doubt(&self) {
+        self.gate.credentials.recheck_later(&self.family.family.credential);
+    }
+
+    /// What a stream keeps of its permit.
+    pub fn watch(&self) -> PermitWatch {
+        PermitWatch { gate: self.gate.clone(), family: self.family.clone() }
+    }
+}
+
+/// A permit's family, to be looked at again while a stream lives.
+#[derive(Clone)]
+pub struct PermitWatch {
+    gate: Arc<Gate>,
+    family: Arc<LiveFamily>,
+}
+
+impl PermitWatch {
+    /// Whether this process ended the family in the meantime.
+    pub fn is_ended(&self) -> bool {
+        self.family.ended.load(Ordering::Relaxed)
+    }
+
+    /// Whether the family still lives, by the store. Trouble with the store or GitHub is no reason to cut
+    /// a stream.
+    pub async fn still_holds(self) -> bool {
+        let now = self.gate.clock.now();
+        !self.is_ended() && !matches!(self.gate.load(&self.family.id, now).await, Err(Denial::Invalid(_)))
+    }
+}
+
+fn store_down(error: StoreError) -> Denial {
+    Denial::Unavailable { cause: error.to_string(), retry_after: None }
+}
+
+/// RFC 6750 §2.1, RFC 9110 §11.1: one header, scheme without case, one token.
+fn bearer(headers: &HeaderMap) -> Bearer<'_> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = values.next() else { return Bearer::Absent };
+    let token = value.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
+    });
+    match token {
+        Some(token) if values.next().is_none() && !token.is_empty() => Bearer::Token(token),
+        _ => Bearer::Malformed,
+    }
+}
+
+/// How soon a revocation elsewhere is obeyed.
+const FRESH_FOR: Duration = Duration::from_secs(1);
+/// How long families we know are served while the store cannot be read; then the gate closes.
+const STORE_GRACE: Duration = Duration::from_secs(60);

@@ -1,0 +1,90 @@
+//! Who may log in, and may stay: the operator's allow-list, judged with what GitHub says now.
+//!
+//! An allow-listed login means the person who first passed with it: GitHub frees a login at once when its
+//! owner is renamed, for anybody to take.
+
+use std::sync::Arc;
+
+use secrecy::SecretString;
+use tracing::warn;
+
+use super::credential::CredentialError;
+use super::{GitHub, Membership, Profile};
+use crate::store::people::{People, Pinned};
+
+/// The allow-list.
+#[derive(Clone, Debug)]
+pub enum AllowList {
+    /// Every GitHub account.
+    Anyone,
+    /// Users by login or numeric id, organisations, teams as (organisation, slug); any one suffices.
+    Listed { users: Vec<String>, orgs: Vec<String>, teams: Vec<(String, String)> },
+}
+
+/// The allow-list's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    Yes,
+    No,
+}
+
+/// Judges people by the allow-list.
+pub struct Admission {
+    list: AllowList,
+    github: Arc<GitHub>,
+    people: People,
+}
+
+impl Admission {
+    /// A judge with the operator's list.
+    pub fn new(list: AllowList, github: Arc<GitHub>, people: People) -> Self {
+        Admission { list, github, people }
+    }
+
+    /// Judges a person. An error is no judgement.
+    pub async fn judge(&self, profile: &Profile, token: &SecretString) -> Result<Admitted, CredentialError> {
+        let AllowList::Listed { users, orgs, teams } = &self.list else {
+            return Ok(Admitted::Yes);
+        };
+        if self.is_listed_user(users, profile).await? {
+            return Ok(Admitted::Yes);
+        }
+        for org in orgs {
+            if self.github.org_membership(token, org).await? == Membership::Active {
+                return Ok(Admitted::Yes);
+            }
+        }
+        for (org, team) in teams {
+            let membership = self.github.team_membership(token, (org, team), &profile.login).await?;
+            if membership == Membership::Active {
+                return Ok(Admitted::Yes);
+            }
+        }
+        Ok(Admitted::No)
+    }
+
+    async fn is_listed_user(&self, users: &[String], profile: &Profile) -> Result<bool, CredentialError> {
+        let id = profile.id.to_string();
+        if users.contains(&id) {
+            return Ok(true);
+        }
+        if let Some(login) = users.iter().find(|user| user.eq_ignore_ascii_case(&profile.login)) {
+            if self.people.pin(login, profile.id).await? == Pinned::Same {
+                return Ok(true);
+            }
+            warn!(
+                login,
+                person = profile.id,
+                "an allow-listed login now belongs to another GitHub account; list its numeric id to let it in"
+            );
+            return Ok(false);
+        }
+        for user in users {
+            if self.people.pinned(user).await? == Some(profile.id) {
+                warn!(login = user, now = profile.login, "an allow-listed person was renamed at GitHub");
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

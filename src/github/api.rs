@@ -1,0 +1,185 @@
+//! GitHub's API: who somebody is, where they belong, whether a token still lives.
+//!
+//! Memberships are read both ways GitHub offers, all pages, names compared without case, `active` only.
+
+use reqwest::{Method, StatusCode};
+use secrecy::SecretString;
+use serde_json::Value;
+
+use super::GitHub;
+use super::http::Trouble;
+use super::login::LoginError;
+
+/// Who logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// The key: logins change hands.
+    pub id: u64,
+    /// What people call the account now.
+    pub login: String,
+}
+
+/// What GitHub says of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenState {
+    Live,
+    /// Confirmed: revoked, expired, or its user is gone.
+    Dead,
+}
+
+/// Whether somebody belongs somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    Active,
+    /// Includes invitations that were not accepted.
+    None,
+}
+
+impl GitHub {
+    /// Who a token belongs to. A fresh token may get 401 for a few seconds: asked again, then final.
+    pub async fn profile(&self, token: &SecretString) -> Result<Profile, LoginError> {
+        let mut waits = self.settings.fresh_token_retries.iter();
+        loop {
+            let answer = self.with_token("/user", token).await?;
+            match (answer.status, waits.next()) {
+                (StatusCode::OK, _) => return Ok(profile(&answer.json()?)?),
+                (StatusCode::UNAUTHORIZED, Some(wait)) => tokio::time::sleep(*wait).await,
+                (StatusCode::UNAUTHORIZED, None) => {
+                    return Err(LoginError::Refused("bad_credentials".into()));
+                }
+                _ => return Err(answer.trouble().into()),
+            }
+        }
+    }
+
+    /// The primary, verified address; `None` when there is none or we may not see it.
+    pub async fn email(&self, token: &SecretString) -> Result<Option<String>, Trouble> {
+        let answer = self.with_token("/user/emails?per_page=100", token).await?;
+        match answer.status {
+            StatusCode::OK => {}
+            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => return Ok(None),
+            _ => return Err(answer.trouble()),
+        }
+        let emails = answer.json()?;
+        let is = |entry: &Value, what: &str| entry.get(what) == Some(&Value::Bool(true));
+        let primary = emails
+            .as_array()
+            .into_iter()
+            .flatten()
+            .find(|entry| is(entry, "primary") && is(entry, "verified"));
+        let address = primary.and_then(|entry| entry.get("email")?.as_str());
+        // GHSA-c5c4-8r6x-56w3: an address with two @ could be read as another domain's.
+        Ok(address.filter(|address| address.matches('@').count() == 1).map(str::to_owned))
+    }
+
+    /// Membership of an organisation, private membership included.
+    pub async fn org_membership(&self, token: &SecretString, org: &str) -> Result<Membership, Trouble> {
+        match self.direct(token, &format!("/user/memberships/orgs/{org}")).await? {
+            Some(membership) => Ok(membership),
+            // Not visible that way (a GitHub App that is not installed there): look through the list.
+            None => self.listed(token, "/user/orgs", |item| named(item.get("login"), org)).await,
+        }
+    }
+
+    /// Membership of a team, through child teams too.
+    pub async fn team_membership(
+        &self,
+        token: &SecretString,
+        (org, team): (&str, &str),
+        login: &str,
+    ) -> Result<Membership, Trouble> {
+        match self.direct(token, &format!("/orgs/{org}/teams/{team}/memberships/{login}")).await? {
+            Some(membership) => Ok(membership),
+            None => {
+                let is_it = |item: &Value| {
+                    let owner = item.get("organization").and_then(|owner| owner.get("login"));
+                    named(item.get("slug"), team) && named(owner, org)
+                };
+                self.listed(token, "/user/teams", is_it).await
+            }
+        }
+    }
+
+    /// Whether a token is alive, asked as the app: not subject to the person's limits, never a guess.
+    pub async fn token_state(&self, token: &SecretString) -> Result<TokenState, Trouble> {
+        let answer = self.as_app(Method::POST, token).await?;
+        match answer.status {
+            StatusCode::OK => Ok(TokenState::Live),
+            StatusCode::NOT_FOUND => Ok(TokenState::Dead),
+            _ => Err(answer.trouble()),
+        }
+    }
+
+    /// Revokes one token (never the grant: that would end the person's other sessions).
+    pub async fn delete_token(&self, token: &SecretString) -> Result<(), Trouble> {
+        let answer = self.as_app(Method::DELETE, token).await?;
+        match answer.status {
+            // 404 and 422: it was dead already.
+            StatusCode::NO_CONTENT | StatusCode::NOT_FOUND | StatusCode::UNPROCESSABLE_ENTITY => Ok(()),
+            _ => Err(answer.trouble()),
+        }
+    }
+
+    /// Asks for one membership; `None` when GitHub does not show it to this token.
+    async fn direct(&self, token: &SecretString, path: &str) -> Result<Option<Membership>, Trouble> {
+        let answer = self.with_token(path, token).await?;
+        match answer.status {
+            StatusCode::OK => {
+                let active = answer.json()?.get("state").and_then(Value::as_str) == Some("active");
+                Ok(Some(if active { Membership::Active } else { Membership::None }))
+            }
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::FORBIDDEN if answer.trouble().retry_after.is_none() => Ok(None),
+            _ => Err(answer.trouble()),
+        }
+    }
+
+    /// Looks through a paged list.
+    async fn listed(
+        &self,
+        token: &SecretString,
+        path: &str,
+        is_it: impl Fn(&Value) -> bool,
+    ) -> Result<Membership, Trouble> {
+        for page in 1..=MAX_PAGES {
+            let answer = self.with_token(&format!("{path}?per_page=100&page={page}"), token).await?;
+            match answer.status {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => return Ok(Membership::None),
+                StatusCode::FORBIDDEN if answer.trouble().retry_after.is_none() => {
+                    return Ok(Membership::None);
+                }
+                _ => return Err(answer.trouble()),
+            }
+            if answer.json()?.as_array().is_some_and(|items| items.iter().any(&is_it)) {
+                return Ok(Membership::Active);
+            }
+            if !answer.has_next_page() {
+                return Ok(Membership::None);
+            }
+        }
+        Err(Trouble::new("a list has no end"))
+    }
+}
+
+fn profile(user: &Value) -> Result<Profile, Trouble> {
+    let id = user.get("id").and_then(Value::as_u64).filter(|id| *id > 0);
+    let login = user.get("login").and_then(Value::as_str).filter(|login| is_login(login));
+    match (id, login) {
+        (Some(id), Some(login)) => Ok(Profile { id, login: login.to_owned() }),
+        _ => Err(Trouble::new("the answer names no user")),
+    }
+}
+
+/// Logins go into headers, paths and logs: what is not one is not taken.
+fn is_login(login: &str) -> bool {
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.[]".contains(&byte);
+    (1..=100).contains(&login.len()) && login.bytes().all(valid)
+}
+
+fn named(value: Option<&Value>, name: &str) -> bool {
+    value.and_then(Value::as_str).is_some_and(|value| value.eq_ignore_ascii_case(name))
+}
+
+/// Ten thousand entries.
+const MAX_PAGES: u32 = 100;

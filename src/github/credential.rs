@@ -1,0 +1,343 @@
+//! A person's GitHub credential: sealed at rest, refreshed once however many ask, checked while it is used.
+//!
+//! One record per person and scope set. GitHub kills both old tokens the moment a refresh token is used, so
+//! the new pair is stored before anybody gets it, and the work runs to its end even if the asker goes away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use dashmap::DashMap;
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+use tracing::{info, warn};
+
+use super::admission::{Admission, Admitted};
+use super::{GitHub, Granted, LoginError, Profile, TokenState, Trouble};
+use crate::clock::{Clock, Time};
+use crate::protocol::injection::Identity;
+use crate::seal::{KeyRing, Sealable};
+use crate::store::families::Families;
+use crate::store::people::{CredentialRecord, People};
+use crate::store::{Replaced, StoreError, Stored};
+
+/// Credentials in the store, and GitHub behind them.
+#[derive(Clone)]
+pub struct Credentials(Arc<Inner>);
+
+struct Inner {
+    github: Arc<GitHub>,
+    people: People,
+    families: Families,
+    keys: Arc<KeyRing>,
+    clock: Clock,
+    admission: Arc<Admission>,
+    side: Handle,
+    // One entry per record that is being refreshed or checked right now.
+    busy: DashMap<String, Arc<Mutex<()>>>,
+}
+
+/// A credential that may be used.
+#[derive(Clone, Debug)]
+pub struct Credential {
+    /// Who it is, with the token to inject.
+    pub identity: Identity,
+    /// When the token must be refreshed.
+    pub expires: Option<Time>,
+    /// When GitHub last confirmed it.
+    pub checked: Time,
+    /// Of the record it was read from.
+    pub version: u64,
+}
+
+/// Why there is no credential.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CredentialError {
+    /// GitHub confirmed that it is dead, or there is none: the person must log in again.
+    #[error("the GitHub credential is gone")]
+    Gone,
+    /// GitHub could not say.
+    #[error(transparent)]
+    Trouble(#[from] Trouble),
+    /// The store could not say.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Serialize, Deserialize)]
+struct TokenPair {
+    access: String,
+    refresh: Option<String>,
+}
+
+impl Sealable for TokenPair {
+    const KIND: &'static str = "github credential";
+}
+
+impl Credentials {
+    /// Credentials kept by `people`; what must not be interrupted runs on `side`.
+    pub fn new(
+        github: Arc<GitHub>,
+        (people, families): (People, Families),
+        keys: Arc<KeyRing>,
+        clock: Clock,
+        (admission, side): (Arc<Admission>, Handle),
+    ) -> Self {
+        let busy = DashMap::new();
+        Credentials(Arc::new(Inner { github, people, families, keys, clock, admission, side, busy }))
+    }
+
+    /// Keeps what a fresh login brought; it serves all families of the person from now on.
+    pub async fn keep(
+        &self,
+        profile: &Profile,
+        email: Option<String>,
+        scopes: &str,
+        granted: &Granted,
+    ) -> Result<String, StoreError> {
+        let key = People::credential_key(profile.id, scopes);
+        let now = self.0.clock.now();
+        let record = CredentialRecord {
+            person: profile.id,
+            login: profile.login.clone(),
+            email,
+            sealed: self.0.seal(&key, &granted.access_token, granted.refresh_token.as_ref()),
+            expires: granted.expires_in.map(|seconds| now.after(Duration::from_secs(seconds))),
+            checked: now,
+        };
+        self.0.people.keep_credential(&key, &record).await?;
+        Ok(key)
+    }
+
+    /// The credential under a key, refreshed first when it is about to expire.
+    pub async fn usable(&self, key: &str) -> Result<Credential, CredentialError> {
+        let credential = self.0.read(key).await?;
+        if !self.0.is_expiring(&credential) {
+            return Ok(credential);
+        }
+        let (inner, key) = (self.0.clone(), key.to_owned());
+        // On its own task: a client that hangs up must not leave a spent refresh token unreplaced.
+        let refreshed = self.0.side.spawn(async move { inner.refreshed(&key).await });
+        refreshed.await.unwrap_or_else(|_| Err(Trouble::new("the refresh was interrupted").into()))
+    }
+
+    /// Whether it is time for [`Credentials::recheck`].
+    pub fn is_stale(&self, credential: &Credential) -> bool {
+        self.0.clock.now().since(credential.checked) >= RECHECK_AFTER
+    }
+
+    /// Starts a check in the background; what it finds shows in the store.
+    pub fn recheck_later(&self, key: &str) {
+        let (inner, key) = (self.0.clone(), key.to_owned());
+        if inner.busy.contains_key(&key) {
+            return;
+        }
+        self.0.side.spawn(async move {
+            if let Err(error) = inner.checked(&key, CHECK_SPACING).await {
+                warn!(%error, "a GitHub credential could not be checked");
+            }
+        });
+    }
+
+    /// Asks GitHub and the allow-list again, for a grant that is about to be renewed. GitHub being out of
+    /// reach is forgiven for an hour after the last good answer.
+    pub async fn confirm(&self, key: &str) -> Result<(), CredentialError> {
+        let (inner, key) = (self.0.clone(), key.to_owned());
+        let checked = self.0.side.spawn(async move { inner.checked(&key, Duration::ZERO).await });
+        checked.await.unwrap_or_else(|_| Err(Trouble::new("the check was interrupted").into()))
+    }
+
+    /// Forgets a credential that no family uses any more, at GitHub too.
+    pub async fn discard(&self, key: &str) -> Result<(), StoreError> {
+        let token = self.0.read(key).await.ok().map(|credential| credential.identity.token);
+        self.0.people.forget_credential(key).await?;
+        if let Some(token) = token {
+            let github = self.0.github.clone();
+            self.0.side.spawn(async move {
+                if let Err(error) = github.delete_token(&token).await {
+                    warn!(%error, "an unused GitHub token could not be revoked");
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    async fn read(&self, key: &str) -> Result<Credential, CredentialError> {
+        let stored = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
+        self.open(key, &stored).map(|(credential, _)| credential)
+    }
+
+    fn open(
+        &self,
+        key: &str,
+        stored: &Stored<CredentialRecord>,
+    ) -> Result<(Credential, Option<SecretString>), CredentialError> {
+        let CredentialRecord { person, login, email, sealed, expires, checked } = &stored.value;
+        // A row that does not open under its own key was moved, or its key was dropped: a new login heals it.
+        let sealed = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| CredentialError::Gone)?;
+        let plain =
+            self.keys.open_bytes(TokenPair::KIND, key.as_bytes(), &sealed).ok_or(CredentialError::Gone)?;
+        let pair: TokenPair = postcard::from_bytes(&plain).map_err(|_| CredentialError::Gone)?;
+        let identity =
+            Identity { id: *person, login: login.clone(), email: email.clone(), token: pair.access.into() };
+        let credential =
+            Credential { identity, expires: *expires, checked: *checked, version: stored.version };
+        Ok((credential, pair.refresh.map(SecretString::from)))
+    }
+
+    fn seal(&self, key: &str, access: &SecretString, refresh: Option<&SecretString>) -> String {
+        let pair = TokenPair {
+            access: access.expose_secret().to_owned(),
+            refresh: refresh.map(|token| token.expose_secret().to_owned()),
+        };
+        self.keys.seal(&self.clock, key.as_bytes(), &pair)
+    }
+
+    fn is_expiring(&self, credential: &Credential) -> bool {
+        credential.expires.is_some_and(|expires| self.clock.now().after(REFRESH_BEFORE) >= expires)
+    }
+
+    fn lock(&self, key: &str) -> Arc<Mutex<()>> {
+        self.busy.entry(key.to_owned()).or_default().clone()
+    }
+
+    /// Drops the lock's entry when nobody else holds or awaits it.
+    fn unlock(&self, key: &str, lock: Arc<Mutex<()>>) {
+        drop(lock);
+        self.busy.remove_if(key, |_, lock| Arc::strong_count(lock) == 1);
+    }
+
+    /// Single flight: the first asker refreshes, the others find the fresh record.
+    async fn refreshed(&self, key: &str) -> Result<Credential, CredentialError> {
+        let lock = self.lock(key);
+        let guard = lock.lock().await;
+        let outcome = self.refresh_alone(key).await;
+        drop(guard);
+        self.unlock(key, lock);
+        outcome
+    }
+
+    async fn refresh_alone(&self, key: &str) -> Result<Credential, CredentialError> {
+        let stored = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
+        let (credential, refresh_token) = self.open(key, &stored)?;
+        if !self.is_expiring(&credential) {
+            return Ok(credential);
+        }
+        let still_good = credential.expires.is_some_and(|expires| self.clock.now() < expires);
+        let Some(refresh_token) = refresh_token else {
+            return if still_good { Ok(credential) } else { self.bury(key, &stored.value, "expired").await };
+        };
+        match self.github.refresh(&refresh_token).await {
+            Ok(granted) => self.store_refreshed(key, &stored, &granted, &refresh_token).await,
+            Err(error) if error.is_misconfiguration() => {
+                warn!(%error, "GitHub does not accept the configured client_id and client_secret");
+                Err(Trouble::new(error).into())
+            }
+            Err(LoginError::Refused(_)) => self.bury(key, &stored.value, "refused at refresh").await,
+            Err(LoginError::Trouble(_)) if still_good => Ok(credential),
+            Err(LoginError::Trouble(trouble)) => Err(trouble.into()),
+        }
+    }
+
+    async fn store_refreshed(
+        &self,
+        key: &str,
+        stored: &Stored<CredentialRecord>,
+        granted: &Granted,
+        old_refresh: &SecretString,
+    ) -> Result<Credential, CredentialError> {
+        let now = self.clock.now();
+        let kept = granted.refresh_token.as_ref().unwrap_or(old_refresh);
+        let record = CredentialRecord {
+            sealed: self.seal(key, &granted.access_token, Some(kept)),
+            expires: granted.expires_in.map(|seconds| now.after(Duration::from_secs(seconds))),
+            ..stored.value.clone()
+        };
+        // Somebody logged in meanwhile: their newer credential stands, ours is forgotten.
+        if self.people.swap_credential(key, stored.version, &record).await? == Replaced::Changed {
+            info!(person = record.person, "a newer login replaced a credential while it was refreshed");
+        }
+        self.read(key).await
+    }
+
+    /// Asks GitHub whether the token lives and the allow-list whether the person may stay.
+    async fn checked(&self, key: &str, spacing: Duration) -> Result<(), CredentialError> {
+        let lock = self.lock(key);
+        let guard = lock.lock().await;
+        let outcome = self.check_alone(key, spacing).await;
+        drop(guard);
+        self.unlock(key, lock);
+        outcome
+    }
+
+    async fn check_alone(&self, key: &str, spacing: Duration) -> Result<(), CredentialError> {
+        let credential = self.refresh_alone(key).await?;
+        let age = self.clock.now().since(credential.checked);
+        if age < spacing {
+            return Ok(());
+        }
+        let judged = self.judge(&credential).await;
+        let stored = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
+        match judged {
+            Ok(Some(reason)) if stored.version == credential.version => {
+                self.bury(key, &stored.value, reason).await.map(drop)
+            }
+            // A new login came in between: its own judgement counts.
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => {
+                let record = CredentialRecord { checked: self.clock.now(), ..stored.value };
+                self.people.swap_credential(key, stored.version, &record).await?;
+                Ok(())
+            }
+            Err(CredentialError::Trouble(trouble)) if age < OUTAGE_GRACE => {
+                warn!(error = %trouble, "GitHub could not confirm a credential; the last answer counts for an hour");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Why the credential must go, if it must.
+    async fn judge(&self, credential: &Credential) -> Result<Option<&'static str>, CredentialError> {
+        let token = &credential.identity.token;
+        if self.github.token_state(token).await? == TokenState::Dead {
+            return Ok(Some("revoked at GitHub"));
+        }
+        let profile = Profile { id: credential.identity.id, login: credential.identity.login.clone() };
+        match self.admission.judge(&profile, token).await? {
+            Admitted::Yes => Ok(None),
+            Admitted::No => Ok(Some("no longer allowed")),
+        }
+    }
+
+    /// Ends a credential and every family that lived on it.
+    async fn bury(
+        &self,
+        key: &str,
+        record: &CredentialRecord,
+        why: &str,
+    ) -> Result<Credential, CredentialError> {
+        warn!(person = record.person, why, "a GitHub credential ended; its grants are revoked");
+        for (id, family) in self.families.of_person(record.person).await? {
+            if family.credential == key {
+                self.families.revoke(&id).await?;
+            }
+        }
+        self.people.forget_credential(key).await?;
+        Err(CredentialError::Gone)
+    }
+}
+
+/// A refresh kills the old token at once, so it is left as late as a request may need to reach GitHub.
+const REFRESH_BEFORE: Duration = Duration::from_secs(60);
+/// How long a revocation at GitHub or a lost membership may go unnoticed while a grant is in use.
+const RECHECK_AFTER: Duration = Duration::from_secs(15 * 60);
+/// Checks that an upstream's 401 asks for are spaced this far apart.
+const CHECK_SPACING: Duration = Duration::from_secs(30);
+/// How long the last good answer counts when GitHub cannot be asked.
+const OUTAGE_GRACE: Duration = Duration::from_secs(3_600);

@@ -1,0 +1,220 @@
+//! GitHub's callback: the browser that approved comes back with a code, and becomes a person.
+//!
+//! The first store write of a flow happens here, after GitHub has vouched for somebody.
+//! RFC 9700 §4.7; RFC 9207 §2.4; MCP security best practices, state validation.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tracing::{error, info, warn};
+
+use super::cookies::{self, Binds};
+use super::flow::{FLOW_LIFETIME, Flow, PendingLogin};
+use super::pages::{self, Onward};
+use super::{Answer, AuthorizationServer, Failure, Published, Request};
+use crate::github::admission::Admitted;
+use crate::github::credential::CredentialError;
+use crate::github::{Granted, LoginError, Profile};
+use crate::protocol::error::{Code, OAuthError};
+use crate::protocol::family::{Family, Stage};
+use crate::protocol::params::Params;
+use crate::protocol::redirect::RedirectKind;
+use crate::protocol::token::{Claims, Code as CodeToken};
+use crate::store::Created;
+
+/// How a login may end without a code.
+enum Ended {
+    /// The client is told.
+    Told(OAuthError),
+    /// The person reloaded, or another replica was first.
+    Finished,
+}
+
+impl From<OAuthError> for Ended {
+    fn from(error: OAuthError) -> Self {
+        Ended::Told(error)
+    }
+}
+
+impl AuthorizationServer {
+    /// `GET /github/callback`
+    pub async fn callback(&self, request: &Request) -> Result<Answer, Failure> {
+        let query = request.query.as_deref().unwrap_or_default();
+        let params = Params::parse(query.as_bytes()).map_err(|_| not_ours())?;
+        let PendingLogin { flow, verifier } = self.pending(request, &params).ok_or_else(not_ours)?;
+        self.vouched_by_github(&params)?;
+        // One exchange per process however often the page is reloaded; across replicas GitHub's own
+        // one-time code and the marker record decide.
+        if !self.spent.entry(flow.id).or_insert(()).is_fresh() {
+            return Err(finished());
+        }
+        let outcome = match params.get("error") {
+            Some(error) => Err(refused_by_github(error).into()),
+            None => self.login(&params, &flow, &URL_SAFE_NO_PAD.encode(verifier)).await,
+        };
+        match outcome {
+            Ok(code) => Ok(self.back_to_client(&flow, &code)),
+            Err(Ended::Finished) => Err(finished()),
+            Err(Ended::Told(error)) => {
+                let location = self.error_location(&flow.redirect_uri, flow.state.as_deref(), &error);
+                Err(match flow.redirect_uri.kind() {
+                    RedirectKind::PrivateUse => {
+                        Failure::Offered { error, location, host: flow.redirect_uri.shown_host().to_owned() }
+                    }
+                    _ => Failure::Redirected { error, location },
+                })
+            }
+        }
+    }
+
+    /// The flow that this browser approved; a state from elsewhere is nothing.
+    fn pending(&self, request: &Request, params: &Params) -> Option<PendingLogin> {
+        let cookie = cookies::read(&request.headers, Binds::Login, self.settings.issuer.is_secure())?;
+        let pending: PendingLogin = self.parts.keys.open(cookie.as_bytes(), params.get("state")?)?;
+        (!pending.flow.is_over(self.parts.clock.now())).then_some(pending)
+    }
+
+    /// RFC 9207 §2.4: an `iss` must be the expected one; GitHub has sent it on and off, so absence is fine.
+    fn vouched_by_github(&self, params: &Params) -> Result<(), Failure> {
+        let right_issuer = params.raw("iss").is_none_or(|iss| iss == self.parts.github.issuer());
+        match right_issuer && params.get("code").is_some() != params.get("error").is_some() {
+            true => Ok(()),
+            false => Err(not_ours()),
+        }
+    }
+
+    /// Code to token to person to family; returns our own code.
+    async fn login(&self, params: &Params, flow: &Flow, verifier: &str) -> Result<String, Ended> {
+        let published = self.published(&flow.resource);
+        let published =
+            published.ok_or_else(|| OAuthError::new(Code::ServerError, "the resource is gone"))?;
+        let code = params.get("code").unwrap_or_default();
+        let granted = self.parts.github.exchange(code, verifier).await.map_err(login_failed)?;
+        let profile = self.parts.github.profile(&granted.access_token).await.map_err(login_failed)?;
+        self.admit(&profile, &granted).await?;
+        let email = match published.needs_email {
+            true => self.parts.github.email(&granted.access_token).await.map_err(OAuthError::unavailable)?,
+            false => None,
+        };
+        let until = flow.started.after(FLOW_LIFETIME * 2);
+        let marked = self.parts.people.finish_login(&URL_SAFE_NO_PAD.encode(flow.id), until).await;
+        if marked.map_err(OAuthError::unavailable)? == Created::Exists {
+            return Err(Ended::Finished);
+        }
+        self.start_family(flow, published, &profile, email, &granted).await.map_err(Ended::Told)
+    }
+
+    /// The allow-list decides; a person it does not know leaves no trace, at GitHub neither.
+    async fn admit(&self, profile: &Profile, granted: &Granted) -> Result<(), OAuthError> {
+        match self.parts.admission.judge(profile, &granted.access_token).await {
+            Ok(Admitted::Yes) => Ok(()),
+            Ok(Admitted::No) => {
+                info!(person = profile.id, login = profile.login, "a login was refused by the allow-list");
+                if let Err(error) = self.parts.github.delete_token(&granted.access_token).await {
+                    warn!(%error, "the token of a refused login could not be revoked");
+                }
+                Err(OAuthError::new(Code::AccessDenied, "this GitHub account may not use this server"))
+            }
+            Err(error @ CredentialError::Gone) => {
+                Err(OAuthError::new(Code::ServerError, "login failed").because(error))
+            }
+            Err(error) => Err(OAuthError::unavailable(error)),
+        }
+    }
+
+    async fn start_family(
+        &self,
+        flow: &Flow,
+        published: &Published,
+        profile: &Profile,
+        email: Option<String>,
+        granted: &Granted,
+    ) -> Result<String, OAuthError> {
+        let scopes = published.github_scopes.join(" ");
+        let kept = self.parts.credentials.keep(profile, email, &scopes, granted).await;
+        let now = self.parts.clock.now();
+        let expires = now.after(CODE_LIFETIME);
+        let family = Family {
+            person: profile.id,
+            credential: kept.map_err(OAuthError::unavailable)?,
+            client_id: flow.client_id.clone(),
+            client_name: flow.client_name.clone(),
+            resource: published.resource.url().to_owned(),
+            scopes: flow.scopes.clone(),
+            created: now,
+            stage: Stage::CodePending {
+                challenge: flow.challenge.clone(),
+                redirect_uri: flow.redirect_uri.clone(),
+                expires,
+                attempts: 0,
+            },
+        };
+        let id = self.parts.families.create(&family).await.map_err(OAuthError::unavailable)?;
+        info!(
+            person = profile.id,
+            login = profile.login,
+            client = flow.client_name,
+            resource = published.resource.path(),
+            "login finished"
+        );
+        let claims = Claims { family: id, generation: 0, expires, scopes: 0 };
+        Ok(claims.issue::<CodeToken>(&*self.parts.keys))
+    }
+
+    /// A browser follows a redirect to the web; it may silently swallow one to an app's own scheme.
+    fn back_to_client(&self, flow: &Flow, code: &str) -> Answer {
+        let location = self.response_location(&flow.redirect_uri, flow.state.as_deref(), &[("code", code)]);
+        match flow.redirect_uri.kind() {
+            RedirectKind::PrivateUse => {
+                let html = pages::render(&Onward {
+                    title: "You are logged in",
+                    text: &format!("Go back to {} to finish.", flow.client_name),
+                    url: &location,
+                    button: "Open the app",
+                    automatic: false,
+                });
+                Answer::Page { status: 200, html, cookie: None }
+            }
+            RedirectKind::Https | RedirectKind::Loopback => Answer::Redirect(location),
+        }
+    }
+}
+
+/// The client hears an allow-listed code and our own words, never GitHub's text.
+fn refused_by_github(code: &str) -> OAuthError {
+    match code {
+        "access_denied" => OAuthError::new(Code::AccessDenied, "the person cancelled the login at GitHub"),
+        other => {
+            let known = ["redirect_uri_mismatch", "application_suspended"].contains(&other);
+            error!(
+                error = if known { other } else { "unknown" },
+                "GitHub refused to start a login; check the app's settings"
+            );
+            OAuthError::new(Code::ServerError, "GitHub did not start the login")
+        }
+    }
+}
+
+fn login_failed(failure: LoginError) -> OAuthError {
+    if failure.is_misconfiguration() {
+        error!(error = %failure, "GitHub does not accept the configured app; check client_id, client_secret and callback URL");
+    }
+    match failure {
+        LoginError::Trouble(trouble) => OAuthError::unavailable(trouble),
+        refused @ LoginError::Refused(_) => {
+            OAuthError::new(Code::ServerError, "GitHub did not finish the login; try again").because(refused)
+        }
+    }
+}
+
+fn not_ours() -> Failure {
+    let text = "It was not started in this browser, or more than ten minutes ago. Start again in the client.";
+    Failure::displayed("This login cannot be finished", text)
+}
+
+fn finished() -> Failure {
+    let text = "Go back to the client. If it still waits, start again there.";
+    Failure::displayed("This login is finished already", text)
+}
+
+/// RFC 6749 §4.1.2 recommends at most ten minutes; clients need a second.
+const CODE_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);

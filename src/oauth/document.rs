@@ -1,0 +1,403 @@
+//! Client ID Metadata Documents: a client whose id is the https URL of its metadata.
+//!
+//! The URL is a stranger's, so the fetch is made SSRF-safe: https only, public addresses only (checked on the
+//! addresses that are connected to), no redirects, no proxies, 5 KiB, 5 s; errors are never kept.
+//! draft-ietf-oauth-client-id-metadata-document §2, §4, §6.5, §6.6.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{StatusCode, header};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use url::{Host, Url};
+
+use crate::clock::{Clock, Time};
+use crate::protocol::client::{AuthMethod, Client, Origin, display_name};
+use crate::protocol::redirect::RedirectUri;
+
+/// How documents are fetched.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Exact hosts; empty means any.
+    pub allow_hosts: Vec<String>,
+    /// PEM with further certificate authorities.
+    pub ca: Option<Vec<u8>>,
+    /// For tests and closed networks only.
+    pub allow_private_addresses: bool,
+    /// Our own `host[:port]`: no client lives there.
+    pub own_authority: String,
+}
+
+/// Fetches and keeps documents.
+pub struct Fetcher {
+    settings: Settings,
+    clock: Clock,
+    client: reqwest::Client,
+    // Concurrent requests for one URL share one fetch.
+    kept: moka::future::Cache<String, Kept>,
+}
+
+#[derive(Clone)]
+struct Kept {
+    client: Arc<Client>,
+    until: Time,
+}
+
+/// Why a document cannot be used; worded for the page.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    #[error("its client_id is not an https URL with a path in normal form")]
+    Url,
+    #[error("this server does not accept clients published by {0}")]
+    Host(String),
+    #[error("its metadata document could not be fetched ({0})")]
+    Fetch(&'static str),
+    #[error("its metadata document is not usable: {0}")]
+    Content(&'static str),
+}
+
+#[derive(Deserialize)]
+struct Document {
+    client_id: String,
+    #[serde(default)]
+    client_name: Option<String>,
+    #[serde(default)]
+    redirect_uris: Vec<String>,
+    #[serde(default)]
+    token_endpoint_auth_method: Option<String>,
+    #[serde(default)]
+    client_secret: Option<IgnoredAny>,
+    #[serde(default)]
+    client_secret_expires_at: Option<IgnoredAny>,
+}
+
+impl Fetcher {
+    /// A fetcher with an empty cache.
+    pub fn new(settings: Settings, clock: Clock) -> Result<Self, reqwest::Error> {
+        let mut builder = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .https_only(true)
+            .timeout(TIMEOUT)
+            .pool_max_idle_per_host(0)
+            .user_agent(crate::github::USER_AGENT)
+            .dns_resolver(Arc::new(Public { allow_private: settings.allow_private_addresses }));
+        if let Some(pem) = &settings.ca {
+            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem)?);
+        }
+        let kept = moka::future::Cache::builder().max_capacity(MAX_KEPT).time_to_live(MAX_AGE).build();
+        Ok(Fetcher { settings, clock, client: builder.build()?, kept })
+    }
+
+    /// The client whose id is this URL.
+    pub async fn client(&self, id: &str) -> Result<Client, DocumentError> {
+        let url = self.vetted(id)?;
+        if self.kept.get(id).await.is_some_and(|kept| kept.until <= self.clock.now()) {
+            self.kept.invalidate(id).await;
+        }
+        let fetched = self.kept.try_get_with(id.to_owned(), self.fetch(id, url)).await;
+        fetched.map(|kept| (*kept.client).clone()).map_err(|error| (*error).clone())
+    }
+
+    /// Refuses before any DNS query what can be refused by looking.
+    fn vetted(&self, id: &str) -> Result<Url, DocumentError> {
+        let url = Url::parse(id).map_err(|_| DocumentError::Url)?;
+        // Simple string comparison rules the draft, so only URLs in normal form are ids at all.
+        let plain = url.as_str() == id && url.scheme() == "https" && id.len() <= MAX_URL;
+        let bare = url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+        if !plain || !bare || url.path() == "/" {
+            return Err(DocumentError::Url);
+        }
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let own = url.origin().ascii_serialization() == format!("https://{}", self.settings.own_authority);
+        let listed = self.settings.allow_hosts.is_empty() || self.settings.allow_hosts.contains(&host);
+        let address = match url.host() {
+            Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
+            Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
+            _ => None,
+        };
+        let special =
+            address.is_some_and(|address| !is_public(address)) || host == "localhost" || host.ends_with('.');
+        match own || !listed || (special && !self.settings.allow_private_addresses) {
+            true => Err(DocumentError::Host(host)),
+            false => Ok(url),
+        }
+    }
+
+    async fn fetch(&self, id: &str, url: Url) -> Result<Kept, DocumentError> {
+        let host = url.host_str().unwrap_or_default().to_owned();
+        let request = self.client.get(url).header(header::ACCEPT, "application/json");
+        let mut response = request.send().await.map_err(|error| DocumentError::Fetch(kind(&error)))?;
+        if response.status() != StatusCode::OK {
+            return Err(DocumentError::Fetch("its status is not 200"));
+        }
+        let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        if !content_type.is_some_and(is_json) || response.headers().contains_key(header::CONTENT_ENCODING) {
+            return Err(DocumentError::Fetch("it is not plain application/json"));
+        }
+        let until = self.clock.now().after(lifetime(response.headers()));
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| DocumentError::Fetch(kind(&error)))? {
+            if body.len() + chunk.len() > MAX_DOCUMENT {
+                return Err(DocumentError::Fetch("it is larger than 5 KiB"));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let client = Arc::new(client(id, host, &body)?);
+        Ok(Kept { client, until })
+    }
+}
+
+fn client(id: &str, host: String, body: &[u8]) -> Result<Client, DocumentError> {
+    let document: Document =
+        serde_json::from_slice(body).map_err(|_| DocumentError::Content("it is not valid JSON metadata"))?;
+    if document.client_id != id {
+        return Err(DocumentError::Content("its client_id is not its own URL"));
+    }
+    let secret = document.client_secret.is_some() || document.client_secret_expires_at.is_some();
+    let method = document.token_endpoint_auth_method.as_deref().unwrap_or("none");
+    // Clients that prefer private_key_jwt (ChatGPT) are served as the public clients they can be too.
+    if secret || method.starts_with("client_secret") {
+        return Err(DocumentError::Content("a published client cannot have a secret"));
+    }
+    let redirect_uris: Vec<RedirectUri> =
+        document.redirect_uris.iter().take(MAX_URIS).filter_map(|uri| RedirectUri::parse(uri).ok()).collect();
+    if redirect_uris.is_empty() {
+        return Err(DocumentError::Content("it has no usable redirect_uris"));
+    }
+    let name = display_name(document.client_name.as_deref().unwrap_or(&host));
+    Ok(Client {
+        id: id.to_owned(),
+        origin: Origin::Document { host },
+        name,
+        redirect_uris,
+        auth: AuthMethod::None,
+    })
+}
+
+fn is_json(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json" || (kind.starts_with("application/") && kind.ends_with("+json"))
+}
+
+/// RFC 9111 §5.2.2: how long the document may be kept, capped.
+fn lifetime(headers: &header::HeaderMap) -> Duration {
+    let values = headers.get_all(header::CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let directives: Vec<String> =
+        values.flat_map(|value| value.split(',')).map(|d| d.trim().to_ascii_lowercase()).collect();
+    if directives.iter().any(|directive| directive == "no-store" || directive.starts_with("no-cache")) {
+        return Duration::ZERO;
+    }
+    let seconds = directives.iter().find_map(|directive| directive.strip_prefix("max-age="));
+    let age = headers.get(header::AGE).and_then(|age| age.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let lifetime = match seconds.map(|seconds| seconds.trim_matches('"').parse::<u64>()) {
+        Some(Ok(seconds)) => Duration::from_secs(seconds.saturating_sub(age)),
+        Some(Err(_)) => Duration::ZERO,
+        None => DEFAULT_AGE,
+    };
+    lifetime.min(MAX_AGE)
+}
+
+fn kind(error: &reqwest::Error) -> &'static str {
+    if error.is_timeout() {
+        "no answer within five seconds"
+    } else if error.is_connect() {
+        "its host cannot be reached safely"
+    } else {
+        "the connection broke"
+    }
+}
+
+/// Resolves to public addresses only; what comes out is what is connected to, so a second answer of the name
+/// server changes nothing.
+struct Public {
+    allow_private: bool,
+}
+
+impl Resolve for Public {
+    fn resolve(&self, name: Name) -> Resolving {
+        let allow_private = self.allow_private;
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let usable: Vec<SocketAddr> =
+                found.filter(|address| allow_private || is_public(address.ip())).collect();
+            if usable.is_empty() {
+                return Err("no public address".into());
+            }
+            Ok(Box::new(usable.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// Whether an address is one that anybody on the internet could reach (RFC 6890 and its registries).
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => match address.to_ipv4_mapped() {
+            Some(mapped) => is_public_v4(mapped),
+            None => is_public_v6(address),
+        },
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let special = address.is_private()
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_documentation()
+        || address.is_multicast()
+        || a == 0
+        || a >= 240
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 192 && b == 88 && c == 99)
+        || (a == 198 && (18..20).contains(&b));
+    !special
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [a, b, ..] = address.segments();
+    let global_unicast = a & 0xe000 == 0x2000;
+    // Teredo and protocol assignments, documentation, 6to4 (which hides an IPv4 address).
+    let special = match (a, b) {
+        (0x2001, b) => b < 0x200 || b == 0xdb8,
+        (0x2002, _) => true,
+        (0x3fff, b) => b < 0x1000,
+        _ => false,
+    };
+    global_unicast && !special
+}
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_DOCUMENT: usize = 5 << 10;
+const MAX_URL: usize = 1024;
+const MAX_URIS: usize = 32;
+const MAX_KEPT: u64 = 4_096;
+const MAX_AGE: Duration = Duration::from_secs(86_400);
+/// For a document that says nothing: long enough for the tabs of one login.
+const DEFAULT_AGE: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[test]
+    fn only_public_addresses_are_public() {
+        for address in ["1.1.1.1", "140.82.121.4", "2606:4700::1111", "::ffff:1.1.1.1"] {
+            assert!(is_public(address.parse().expect("an address")), "{address}");
+        }
+        for address in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "0.0.0.0",
+            "192.0.2.1",
+            "198.18.0.1",
+            "198.51.100.1",
+            "203.0.113.9",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2001:db8::1",
+            "2002:7f00:1::",
+            "2001::1",
+        ] {
+            assert!(!is_public(address.parse().expect("an address")), "{address}");
+        }
+    }
+
+    #[test]
+    fn ids_that_are_not_plain_urls_are_refused_by_looking() {
+        let settings = Settings {
+            allow_hosts: vec![],
+            ca: None,
+            allow_private_addresses: false,
+            own_authority: "p.test".into(),
+        };
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut fetcher = Fetcher::new(settings, ManualClock::new(1).clock()).expect("builds");
+        for id in [
+            "http://a.example/c",
+            "https://a.example",
+            "https://a.example/",
+            "https://a.example/c#f",
+            "https://u@a.example/c",
+            "https://a.example/a/../b",
+            "https://a.example/%2e%2e/b",
+            "HTTPS://a.example/c",
+            "https://A.example/c",
+            "https://a.example:443/c",
+            "https:a.example/c",
+        ] {
+            assert_eq!(fetcher.vetted(id), Err(DocumentError::Url), "{id}");
+        }
+        for id in [
+            "https://127.0.0.1/c",
+            "https://[::1]/c",
+            "https://10.0.0.1/c",
+            "https://localhost/c",
+            "https://p.test/c",
+            "https://a.example./c",
+            "https://[::ffff:127.0.0.1]/c",
+        ] {
+            assert!(fetcher.vetted(id).is_err(), "{id}");
+        }
+        assert!(fetcher.vetted("https://a.example/c").is_ok());
+        fetcher.settings.allow_hosts = vec!["example.com".into()];
+        for id in ["https://evil-example.com/c", "https://example.com.evil.org/c", "https://a.example/c"] {
+            assert!(matches!(fetcher.vetted(id), Err(DocumentError::Host(_))), "{id}");
+        }
+    }
+
+    #[test]
+    fn cache_rules_are_obeyed_and_capped() {
+        let lifetime_of = |value: &str| {
+            let mut headers = header::HeaderMap::new();
+            headers.insert(header::CACHE_CONTROL, value.parse().expect("a value"));
+            lifetime(&headers)
+        };
+        assert_eq!(lifetime_of("public, max-age=60"), Duration::from_secs(60));
+        assert_eq!(lifetime_of("max-age=1000000000000"), MAX_AGE);
+        assert_eq!(lifetime_of("max-age=1e12"), Duration::ZERO);
+        assert_eq!(lifetime_of("No-Store, max-age=60"), Duration::ZERO);
+        assert_eq!(lifetime(&header::HeaderMap::new()), DEFAULT_AGE);
+    }
+
+    #[test]
+    fn documents_are_read_strictly() {
+        let id = "https://a.example/c";
+        let read = |text: &str| client(id, "a.example".into(), text.as_bytes());
+        let good = r#"{"client_id":"https://a.example/c","client_name":"A","redirect_uris":["http://localhost/cb","javascript:x"],
+            "grant_types":["authorization_code","urn:ietf:params:oauth:grant-type:device_code"],
+            "token_endpoint_auth_method":"private_key_jwt"}"#;
+        let client = read(good).expect("usable");
+        assert_eq!((client.redirect_uris.len(), client.auth), (1, AuthMethod::None));
+        for bad in [
+            "[]",
+            "{",
+            r#"{"client_id":"https://a.example/C","redirect_uris":["https://a.example/cb"]}"#,
+            r#"{"client_id":"https://a.example/c"}"#,
+            r#"{"redirect_uris":["https://a.example/cb"]}"#,
+            r#"{"client_id":"https://a.example/c","redirect_uris":["https://a.example/cb"],"client_secret":"x"}"#,
+            r#"{"client_id":"https://a.example/c","redirect_uris":["https://a.example/cb"],"token_endpoint_auth_method":"client_secret_post"}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The authorization server: one file per endpoint, all of them here as methods of [`AuthorizationServer`].
+//!
+//! Answers are values; `server/reply.rs` writes them. Does not know resources' traffic (gate, upstream).
+
+mod authorize;
+mod callback;
+mod client_auth;
+mod clients;
+mod code_grant;
+mod consent;
+mod cookies;
+pub mod document;
+mod flow;
+mod metadata;
+pub mod pages;
+mod refresh_grant;
+mod register;
+mod revoke;
+mod token;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method};
+use secrecy::SecretString;
+
+use crate::clock::Clock;
+use crate::github::GitHub;
+use crate::github::admission::Admission;
+use crate::github::credential::Credentials;
+use crate::protocol::client::Client;
+use crate::protocol::error::{Code, OAuthError};
+use crate::protocol::issuer::Issuer;
+use crate::protocol::redirect::RedirectUri;
+use crate::protocol::resource::Resource;
+use crate::seal::KeyRing;
+use crate::store::families::Families;
+use crate::store::people::People;
+
+pub use metadata::Documents;
+
+/// What the authorization server needs to know.
+pub struct Settings {
+    pub issuer: Issuer,
+    pub resources: Vec<Published>,
+    /// Whether anybody may register.
+    pub registration: bool,
+    /// Whether registered clients may use private-use redirect schemes.
+    pub private_use_schemes: bool,
+    /// Configured clients with their secrets.
+    pub clients: Vec<(Client, Option<SecretString>)>,
+    /// Whether authorization responses carry `iss`.
+    pub iss: bool,
+}
+
+/// A resource as the authorization server sees it.
+pub struct Published {
+    pub resource: Resource,
+    /// Exactly what is asked of GitHub.
+    pub github_scopes: Vec<String>,
+    /// Whether a person's address is injected.
+    pub needs_email: bool,
+}
+
+/// What the authorization server works with.
+pub struct Parts {
+    pub keys: Arc<KeyRing>,
+    pub clock: Clock,
+    pub families: Families,
+    pub people: People,
+    pub github: Arc<GitHub>,
+    pub credentials: Credentials,
+    pub admission: Arc<Admission>,
+    /// Absent when metadata documents are switched off.
+    pub documents: Option<document::Fetcher>,
+}
+
+/// All endpoints.
+pub struct AuthorizationServer {
+    settings: Settings,
+    parts: Parts,
+    /// Flows this process has seen the end of: denied, or called back. Bounded; the marker record in the
+    /// store is what counts.
+    spent: moka::sync::Cache<[u8; 16], ()>,
+}
+
+/// A request with its body read whole.
+pub struct Request {
+    pub method: Method,
+    pub query: Option<String>,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+}
+
+/// A successful answer.
+pub enum Answer {
+    /// JSON that nobody may keep.
+    Json { status: u16, body: serde_json::Value },
+    /// A page, maybe with a cookie.
+    Page { status: u16, html: String, cookie: Option<String> },
+    /// 303, for a GET in a browser.
+    Redirect(String),
+    /// 200 without a body (RFC 7009 §2.2).
+    Empty,
+}
+
+/// What goes wrong, by where it may be told.
+#[derive(Debug)]
+pub enum Failure {
+    /// Client or redirect URI unknown, or the flow is not this browser's: a page, never a redirect.
+    /// Clients that ask for JSON (mcp-remote looks whether its registration is still good) get the code.
+    Displayed { status: u16, code: Code, title: &'static str, text: String, cause: Option<String> },
+    /// To the client, by redirect.
+    Redirected { error: OAuthError, location: String },
+    /// Nobody vouches for the redirect URI and the person has decided nothing: a page with a link.
+    Offered { error: OAuthError, location: String, host: String },
+    /// Token, registration and revocation endpoints. `basic` adds the challenge of RFC 6749 §5.2.
+    Json { error: OAuthError, basic: bool },
+}
+
+impl AuthorizationServer {
+    /// An authorization server over these parts.
+    pub fn new(settings: Settings, parts: Parts) -> Self {
+        let spent = moka::sync::Cache::builder().max_capacity(MAX_SPENT).time_to_live(SPENT_FOR).build();
+        AuthorizationServer { settings, parts, spent }
+    }
+
+    /// The response parameters every authorization response shares (RFC 6749 §4.1.2, RFC 9207 §2).
+    fn response_location(&self, to: &RedirectUri, state: Option<&str>, own: &[(&str, &str)]) -> String {
+        let mut params = own.to_vec();
+        params.extend(state.map(|state| ("state", state)));
+        params.extend(self.settings.iss.then(|| ("iss", self.settings.issuer.as_str())));
+        to.with(&params)
+    }
+
+    /// An error of the authorization response.
+    fn error_location(&self, to: &RedirectUri, state: Option<&str>, error: &OAuthError) -> String {
+        self.response_location(
+            to,
+            state,
+            &[("error", error.code.as_str()), ("error_description", &error.public)],
+        )
+    }
+
+    fn published(&self, path: &str) -> Option<&Published> {
+        self.settings.resources.iter().find(|published| published.resource.path() == path)
+    }
+}
+
+impl From<OAuthError> for Failure {
+    fn from(error: OAuthError) -> Self {
+        Failure::Json { error, basic: false }
+    }
+}
+
+impl Failure {
+    fn displayed(title: &'static str, text: impl Into<String>) -> Self {
+        Failure::Displayed { status: 400, code: Code::InvalidRequest, title, text: text.into(), cause: None }
+    }
+}
+
+const MAX_SPENT: u64 = 100_000;
+/// A little longer than a flow may take.
+const SPENT_FOR: Duration = Duration::from_secs(15 * 60);

@@ -1,0 +1,213 @@
+//! The rim: connections in, responses out. Everything HTTP/1.1 and HTTP/2 leave to a server is decided here.
+//!
+//! `listener` accepts, `vet` refuses what is ambiguous, `router` names the room, `reply` writes every answer.
+
+mod address;
+mod listener;
+pub mod reply;
+pub mod router;
+mod sniff;
+mod vet;
+
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
+use ipnet::IpNet;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+use tracing::{error, info};
+
+use crate::clock::Clock;
+use crate::gate::Gate;
+use crate::gate::challenge::Challenges;
+use crate::gate::origin::Origins;
+use crate::oauth::{self, AuthorizationServer, Documents};
+use crate::protocol::issuer::Issuer;
+use crate::upstream::Upstream;
+pub use listener::{Drain, bind, work};
+use reply::{Body, Outcome, Problem};
+use router::{Endpoint, Route};
+
+/// Everything a request may need; shared by all cores.
+pub struct Server {
+    pub issuer: Issuer,
+    pub clock: Clock,
+    pub gate: Arc<Gate>,
+    /// In the order of the gate's resources.
+    pub upstreams: Vec<Published>,
+    pub oauth: Arc<AuthorizationServer>,
+    pub documents: Documents,
+    pub front: String,
+    pub origins: Origins,
+    /// Peers whose X-Forwarded-For counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where the authorization server's work runs, off the cores that carry streams.
+    pub side: Handle,
+    /// False before everything is up and once draining has begun.
+    pub ready: AtomicBool,
+}
+
+/// A resource at the rim.
+pub struct Published {
+    pub path: String,
+    pub upstream: Upstream,
+    pub challenges: Challenges,
+}
+
+/// For the log line of a resource request.
+#[derive(Clone)]
+struct Person(u64, Box<str>);
+
+impl Server {
+    /// Answers one request; never fails, because errors are answers.
+    pub async fn answer(
+        self: Arc<Self>,
+        peer: SocketAddr,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Infallible> {
+        let started = self.clock.now();
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let client = address::client(peer, request.headers(), &self.trusted_proxies);
+        let response = self.routed(request).await;
+        let took = self.clock.now().since(started);
+        log(&method, &path, client, &response, took);
+        Ok(response)
+    }
+
+    async fn routed(&self, request: Request<Incoming>) -> Response<Body> {
+        let route = router::route(self, request.uri().path());
+        if matches!(route, Route::Health | Route::Ready) {
+            return self.health(matches!(route, Route::Ready));
+        }
+        if let Err(problem) = vet::request(&self.issuer, &request) {
+            return reply::problem(problem);
+        }
+        let get = matches!(*request.method(), Method::GET | Method::HEAD);
+        match route {
+            Route::Resource(number) => self.resource(number, request).await,
+            Route::Endpoint(endpoint) => self.endpoint(endpoint, request).await,
+            Route::Document(_) if *request.method() == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
+            Route::Document(document) if get => reply::document(document.clone()),
+            Route::Document(_) => reply::problem(Problem::Method("GET, HEAD, OPTIONS")),
+            Route::Front if get => reply::page(200, self.front.clone(), None),
+            Route::Front => reply::problem(Problem::Method("GET, HEAD")),
+            Route::Nothing | Route::Health | Route::Ready => reply::problem(Problem::NotFound),
+        }
+    }
+
+    /// Gate, then upstream.
+    async fn resource(&self, number: usize, request: Request<Incoming>) -> Response<Body> {
+        let published = &self.upstreams[number];
+        if !self.origins.allow(request.headers()) {
+            return reply::problem(Problem::Origin);
+        }
+        match *request.method() {
+            Method::OPTIONS => return reply::preflight(RESOURCE_METHODS),
+            Method::GET | Method::POST | Method::DELETE => {}
+            _ => return reply::exposed(reply::problem(Problem::Method(RESOURCE_METHODS))),
+        }
+        let permit = match self.gate.permit(number, request.headers()).await {
+            Ok(permit) => permit,
+            Err(denial) => {
+                let front = is_a_browser(&request).then(|| self.front.clone());
+                return reply::exposed(reply::denial(denial, &published.challenges, front));
+            }
+        };
+        let person = Person(permit.person(), permit.login().into());
+        let mut response = match published.upstream.forward(permit, request).await {
+            Ok(response) => response.map(Body::Stream),
+            Err(failure) => reply::upstream_failure(failure),
+        };
+        response.extensions_mut().insert(person);
+        reply::exposed(response)
+    }
+
+    /// The authorization server: body read here, work done on the side.
+    async fn endpoint(&self, endpoint: Endpoint, request: Request<Incoming>) -> Response<Body> {
+        let methods = endpoint.methods();
+        if *request.method() == Method::OPTIONS && endpoint.is_for_scripts() {
+            return reply::preflight(methods);
+        }
+        if !methods.split(", ").any(|method| method == request.method().as_str()) {
+            return reply::problem(Problem::Method(methods));
+        }
+        let (parts, body) = request.into_parts();
+        let body = match whole(body).await {
+            Ok(body) => body,
+            Err(problem) => return reply::problem(problem),
+        };
+        let wants_json = accepts(&parts.headers, "application/json") && !accepts(&parts.headers, "text/html");
+        let query = parts.uri.query().map(str::to_owned);
+        let request = oauth::Request { method: parts.method, query, headers: parts.headers, body };
+        let server = self.oauth.clone();
+        let outcome = self.side.spawn(async move { endpoint.call(&server, &request).await }).await;
+        let response = match outcome {
+            Ok(Ok(answer)) => reply::answer(answer),
+            Ok(Err(failure)) => reply::failure(failure, wants_json),
+            Err(_) => reply::problem(Problem::Internal),
+        };
+        if endpoint.is_for_scripts() { reply::exposed(response) } else { response }
+    }
+
+    fn health(&self, asks_ready: bool) -> Response<Body> {
+        match !asks_ready || self.ready.load(Ordering::Relaxed) {
+            true => reply::healthy(),
+            false => reply::problem(Problem::NotReady),
+        }
+    }
+}
+
+/// A person who typed the resource's address into a browser.
+fn is_a_browser(request: &Request<Incoming>) -> bool {
+    *request.method() == Method::GET
+        && !request.headers().contains_key(header::AUTHORIZATION)
+        && accepts(request.headers(), "text/html")
+}
+
+fn accepts(headers: &http::HeaderMap, kind: &str) -> bool {
+    headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|value| value.contains(kind)))
+}
+
+async fn whole(body: Incoming) -> Result<bytes::Bytes, Problem> {
+    if body.size_hint().lower() > MAX_FORM as u64 {
+        return Err(Problem::TooLarge(MAX_FORM as u64));
+    }
+    match timeout(FORM_TIMEOUT, Limited::new(body, MAX_FORM).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::TooLarge(MAX_FORM as u64)),
+        Ok(Err(_)) => Err(Problem::BadRequest("the request body is broken")),
+        Err(_) => Err(Problem::TooSlow),
+    }
+}
+
+/// One line per request, its level by its status; path without query.
+fn log(method: &Method, path: &str, client: IpAddr, response: &Response<Body>, took: Duration) {
+    let status = response.status().as_u16();
+    let outcome = response.extensions().get::<Outcome>();
+    let (outcome, cause) =
+        outcome.map_or(("", ""), |outcome| (outcome.word, outcome.cause.as_deref().unwrap_or("")));
+    let (person, login) = match response.extensions().get::<Person>() {
+        Some(Person(id, login)) => (*id, &**login),
+        None => (0, ""),
+    };
+    let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+    // Escaped, cut: a path is a stranger's text.
+    let path: String = path.chars().take(128).collect();
+    if status >= 500 {
+        error!(%method, ?path, status, duration_ms, %client, person, login, outcome, cause, "request");
+    } else {
+        info!(%method, ?path, status, duration_ms, %client, person, login, outcome, cause, "request");
+    }
+}
+
+const RESOURCE_METHODS: &str = "GET, POST, DELETE, OPTIONS";
+/// Forms and registrations; the largest real one is a few KiB.
+const MAX_FORM: usize = 64 << 10;
+const FORM_TIMEOUT: Duration = Duration::from_secs(10);

@@ -1,0 +1,321 @@
+//! The only place that turns errors into responses, and answers into HTTP.
+//!
+//! Four outward shapes: pages, redirects, JSON, challenges. Every error is `{"error", "error_description"}`
+//! or a page; none says more than a stranger may know. RFC 6749 §5.2; RFC 6750 §3; RFC 9700 §4.12, §4.16.
+
+use std::pin::Pin;
+use std::sync::LazyLock;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderValue, Response, StatusCode};
+use hyper::body::{Frame, SizeHint};
+use serde_json::json;
+
+use crate::gate::Denial;
+use crate::gate::challenge::{self, Challenges};
+use crate::gate::origin;
+use crate::oauth::pages::{self, Onward};
+use crate::oauth::{Answer, Failure};
+use crate::protocol::error::{Code, OAuthError};
+use crate::upstream;
+
+/// The body of a response.
+pub enum Body {
+    Full(Option<Bytes>),
+    Stream(upstream::Answer),
+}
+
+/// What the log line says of a response.
+#[derive(Clone)]
+pub struct Outcome {
+    pub word: &'static str,
+    pub cause: Option<String>,
+}
+
+/// Refusals of the rim itself.
+pub enum Problem {
+    BadRequest(&'static str),
+    Origin,
+    NotFound,
+    /// With the methods there are.
+    Method(&'static str),
+    TooSlow,
+    /// With the limit in bytes.
+    TooLarge(u64),
+    TargetTooLong,
+    /// With our own host.
+    Misdirected(String),
+    NotReady,
+    Internal,
+}
+
+/// Writes a refusal of the rim.
+pub fn problem(problem: Problem) -> Response<Body> {
+    let (status, code, text) = match &problem {
+        Problem::BadRequest(text) => (400, "invalid_request", (*text).to_owned()),
+        Problem::Origin => {
+            (403, "forbidden_origin", "pages of this origin may not call this server".to_owned())
+        }
+        Problem::NotFound => (404, "not_found", "nothing is served at this path".to_owned()),
+        Problem::Method(methods) => (405, "method_not_allowed", format!("allowed here: {methods}")),
+        Problem::TooSlow => (408, "request_timeout", "the request body did not arrive in time".to_owned()),
+        Problem::TooLarge(limit) => (413, "content_too_large", format!("the limit is {limit} bytes")),
+        Problem::TargetTooLong => (414, "uri_too_long", "the request target is too long".to_owned()),
+        Problem::Misdirected(own) => {
+            (421, "misdirected_request", format!("this server is {own}; send that as Host"))
+        }
+        Problem::NotReady => (503, "temporarily_unavailable", "not ready".to_owned()),
+        Problem::Internal => (500, "server_error", "something went wrong here; the log says what".to_owned()),
+    };
+    let mut response = error(status, code, &text, None);
+    if let Problem::Method(methods) = problem {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    }
+    response
+}
+
+/// Writes the gate's refusal: 401 and 403 with their challenge, 503 when we cannot know.
+pub fn denial(denial: Denial, challenges: &Challenges, front: Option<String>) -> Response<Body> {
+    let (status, code, text, challenge, cause) = match denial {
+        Denial::Missing => (
+            401,
+            "unauthorized",
+            "log in first: see resource_metadata in WWW-Authenticate",
+            &challenges.bare,
+            None,
+        ),
+        Denial::Malformed => {
+            (400, "invalid_request", challenge::INVALID_REQUEST, &challenges.invalid_request, None)
+        }
+        Denial::Invalid(why) => {
+            (401, "invalid_token", challenge::INVALID_TOKEN, &challenges.invalid_token, Some(why))
+        }
+        Denial::InsufficientScope => {
+            (403, "insufficient_scope", challenge::INSUFFICIENT_SCOPE, &challenges.insufficient_scope, None)
+        }
+        Denial::Unavailable { cause, retry_after } => {
+            let seconds = retry_after.map_or(5, |wait| wait.as_secs().max(1));
+            let text = "the service cannot answer right now; try again";
+            let response = error(503, "temporarily_unavailable", text, Some(seconds));
+            return because(response, "temporarily_unavailable", Some(cause));
+        }
+    };
+    let mut response = match front {
+        Some(html) => page(status, html, None),
+        None => error(status, code, text, None),
+    };
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.clone());
+    because(response, code, cause.map(str::to_owned))
+}
+
+/// Writes why the upstream gave no answer.
+pub fn upstream_failure(failure: upstream::Failure) -> Response<Body> {
+    use upstream::Failure as F;
+    let cause = failure.to_string();
+    let (status, code, text) = match failure {
+        F::UnknownSession => (404, "unknown_session", "start a new session".to_owned()),
+        F::BodyTooLarge(limit) => (413, "content_too_large", format!("the limit is {limit} bytes")),
+        F::BodyTooSlow | F::ClientGone => {
+            (408, "request_timeout", "the request body did not arrive in time".to_owned())
+        }
+        F::Unreachable(_) => (502, "upstream_unreachable", "the MCP server cannot be reached".to_owned()),
+        F::Broken(_) => (502, "upstream_failed", "the MCP server broke off before it answered".to_owned()),
+        F::TooSlow(limit) => (
+            504,
+            "upstream_timeout",
+            format!("the MCP server did not answer within {} s", limit.as_secs_f32()),
+        ),
+        F::Unauthorized => (
+            502,
+            "upstream_unauthorized",
+            "the MCP server does not accept the GitHub credential it was given".to_owned(),
+        ),
+        F::Redirect(_) => (
+            502,
+            "upstream_redirect",
+            "the MCP server redirects elsewhere; the operator must configure its final URL".to_owned(),
+        ),
+        F::Unexpected(_) => {
+            (502, "upstream_failed", "the MCP server gave an answer that cannot be passed on".to_owned())
+        }
+    };
+    because(error(status, code, &text, None), code, Some(cause))
+}
+
+/// Writes an answer of the authorization server.
+pub fn answer(answer: Answer) -> Response<Body> {
+    match answer {
+        Answer::Json { status, body } => json_response(status, &body),
+        Answer::Page { status, html, cookie } => page(status, html, cookie),
+        Answer::Redirect(location) => redirect(&location),
+        Answer::Empty => no_store(respond(200, Body::Full(None))),
+    }
+}
+
+/// Writes a failure of the authorization server.
+pub fn failure(failure: Failure, wants_json: bool) -> Response<Body> {
+    match failure {
+        Failure::Displayed { status, code, text, cause, .. } if wants_json => {
+            because(error(status, code.as_str(), &text, None), code.as_str(), cause)
+        }
+        Failure::Displayed { status, code, title, text, cause } => {
+            let hint = "You can close this page.";
+            let html = pages::render(&pages::Problem { title, text: &text, hint });
+            because(page(status, html, None), code.as_str(), cause)
+        }
+        Failure::Redirected { error, location } => {
+            because(redirect(&location), error.code.as_str(), error.cause)
+        }
+        Failure::Offered { error, location, host } => offered(error, &location, &host),
+        Failure::Json { error, basic } => oauth_error(error, basic),
+    }
+}
+
+/// A page that tells what went wrong and leaves going back to the person.
+fn offered(error: OAuthError, location: &str, host: &str) -> Response<Body> {
+    let html = pages::render(&Onward {
+        title: "This login did not work",
+        text: &format!(
+            "The reason: {}. The link leads back to {host}, which nobody has verified.",
+            error.public
+        ),
+        url: location,
+        button: &format!("Back to {host}"),
+        automatic: false,
+    });
+    because(page(400, html, None), error.code.as_str(), error.cause)
+}
+
+fn oauth_error(failure: OAuthError, basic: bool) -> Response<Body> {
+    let OAuthError { code, public, cause, retry_after } = failure;
+    let mut response = error(code.status(), code.as_str(), &public, retry_after);
+    // RFC 6749 §5.2: 401 with the scheme the client used.
+    if code == Code::InvalidClient && basic {
+        let challenge = HeaderValue::from_static("Basic realm=\"mcp-auth-proxy\", charset=\"UTF-8\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    because(response, code.as_str(), cause)
+}
+
+fn error(status: u16, code: &'static str, text: &str, retry_after: Option<u64>) -> Response<Body> {
+    let mut response = json_response(status, &json!({ "error": code, "error_description": text }));
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    because(response, code, None)
+}
+
+fn json_response(status: u16, body: &serde_json::Value) -> Response<Body> {
+    let mut response = no_store(respond(status, Body::from(Bytes::from(body.to_string()))));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response
+}
+
+/// A metadata document: the same for everybody, readable by any page.
+pub fn document(body: Bytes) -> Response<Body> {
+    let mut response = respond(200, Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, JSON);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    exposed(response)
+}
+
+/// A page under the policy of all pages.
+pub fn page(status: u16, html: String, cookie: Option<String>) -> Response<Body> {
+    static POLICY: LazyLock<HeaderValue> =
+        LazyLock::new(|| HeaderValue::from_str(&pages::content_security_policy()).expect("plain text"));
+    let mut response = no_store(respond(status, Body::from(Bytes::from(html))));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(CROSS_ORIGIN_OPENER_POLICY, HeaderValue::from_static("same-origin"));
+    if let Some(cookie) = cookie.and_then(|cookie| HeaderValue::from_str(&cookie).ok()) {
+        headers.insert(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// RFC 9700 §4.12: 303, which never resends a form.
+fn redirect(location: &str) -> Response<Body> {
+    let Ok(location) = HeaderValue::from_str(location) else { return problem(Problem::Internal) };
+    let mut response = no_store(respond(303, Body::Full(None)));
+    response.headers_mut().insert(header::LOCATION, location);
+    response
+}
+
+/// The answer to a browser's preflight.
+pub fn preflight(methods: &'static str) -> Response<Body> {
+    let mut response = respond(204, Body::Full(None));
+    origin::preflight(response.headers_mut(), methods);
+    response
+}
+
+/// Lets pages of other origins read a response.
+pub fn exposed(mut response: Response<Body>) -> Response<Body> {
+    origin::expose(response.headers_mut());
+    response
+}
+
+/// The answer of a health check.
+pub fn healthy() -> Response<Body> {
+    json_response(200, &json!({ "status": "ok" }))
+}
+
+fn respond(status: u16, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).expect("our own statuses are valid");
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    response
+}
+
+fn no_store(mut response: Response<Body>) -> Response<Body> {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn because(mut response: Response<Body>, word: &'static str, cause: Option<String>) -> Response<Body> {
+    response.extensions_mut().insert(Outcome { word, cause });
+    response
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Body::Full(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = upstream::Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        match self.get_mut() {
+            Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Stream(answer) => Pin::new(answer).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Full(bytes) => bytes.is_none(),
+            Body::Stream(answer) => answer.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Body::Stream(answer) => answer.size_hint(),
+        }
+    }
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");

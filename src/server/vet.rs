@@ -1,0 +1,102 @@
+//! What hyper lets through and we do not: odd hosts, proxy requests, oversized targets.
+//!
+//! RFC 9112 §3.2; RFC 9110 §7.2, §9.3.6, §9.3.8; RFC 9113 §8.3.1.
+
+use http::{HeaderMap, Method, Request, Uri, header};
+
+use super::reply::Problem;
+use crate::protocol::issuer::Issuer;
+
+/// Refuses requests that are not plainly for us.
+pub fn request<B>(issuer: &Issuer, request: &Request<B>) -> Result<(), Problem> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Problem::Method("GET, POST, DELETE, OPTIONS"));
+    }
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if target > MAX_TARGET {
+        return Err(Problem::TargetTooLong);
+    }
+    let host = host(request.uri(), request.headers()).ok_or(Problem::BadRequest("send exactly one Host"))?;
+    match is_ours(issuer, host) {
+        true => Ok(()),
+        false => Err(Problem::Misdirected(issuer.authority().to_owned())),
+    }
+}
+
+/// The one authority a request names: RFC 9112 §3.2.2 lets an absolute target win over Host, we want both to
+/// agree.
+fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Option<&'a str> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let header = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => Some(host.to_str().ok()?),
+        (None, _) => None,
+        (Some(_), Some(_)) => return None,
+    };
+    match (uri.authority().map(|authority| authority.as_str()), header) {
+        (Some(authority), Some(header)) if !authority.eq_ignore_ascii_case(header) => None,
+        (Some(authority), _) => Some(authority),
+        (None, header) => header,
+    }
+}
+
+/// Our public host, or a name of this machine: health checks and neighbours in the same container use that,
+/// and no page elsewhere can send it (DNS rebinding).
+fn is_ours(issuer: &Issuer, host: &str) -> bool {
+    let own = issuer.authority();
+    let default_port = if issuer.is_secure() { ":443" } else { ":80" };
+    let bare = host.strip_suffix(default_port).unwrap_or(host);
+    if bare.eq_ignore_ascii_case(own) {
+        return true;
+    }
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    ["localhost", "127.0.0.1", "[::1]"].iter().any(|local| name.eq_ignore_ascii_case(local))
+}
+
+/// A long `state`, `redirect_uri` and `client_id` together stay below it.
+const MAX_TARGET: usize = 24 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_names_are_ours() {
+        let issuer = Issuer::parse("https://p.test").expect("valid");
+        for host in ["p.test", "P.TEST", "p.test:443", "localhost:8000", "127.0.0.1", "[::1]:8000"] {
+            assert!(is_ours(&issuer, host), "{host}");
+        }
+        for host in [
+            "evil",
+            "p.test:8443",
+            "p.test.evil",
+            "evil@p.test",
+            "localhost.evil",
+            "127.0.0.1.evil",
+            "",
+            "p.test:",
+            "localhost:x",
+        ] {
+            assert!(!is_ours(&issuer, host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let of = |uri: &str, hosts: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(header::HOST, http::HeaderValue::from_static(host));
+            }
+            host(&uri.parse().expect("a target"), &headers).map(str::to_owned)
+        };
+        assert_eq!(of("/x", &["p.test"]).as_deref(), Some("p.test"));
+        assert_eq!(of("http://p.test/x", &["P.test"]).as_deref(), Some("p.test"));
+        assert_eq!(of("http://p.test/x", &[]).as_deref(), Some("p.test"));
+        assert_eq!(of("/x", &[]), None);
+        assert_eq!(of("/x", &["p.test", "p.test"]), None);
+        assert_eq!(of("http://evil/x", &["p.test"]), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! What the protocol keeps about people: their sealed GitHub credential per scope set, the numeric id behind
+//! an allow-listed login, and which logins at GitHub have been finished.
+//!
+//! Holds sealed bytes only; opening them is `github/credential.rs`' job.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::families::owner;
+use super::{Created, Record, Records, Replaced, StoreError, Stored, decode, encode};
+use crate::clock::{Clock, Time};
+
+/// People in a store.
+#[derive(Clone)]
+pub struct People {
+    records: Arc<dyn Records>,
+    clock: Clock,
+    keep: Duration,
+}
+
+/// A person's GitHub credential for one set of scopes; every family of that person and set points at it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialRecord {
+    /// Numeric GitHub id.
+    pub person: u64,
+    /// The login when we last looked; for people to read, never to decide by.
+    pub login: String,
+    /// Primary and verified address, when the resource injects it.
+    pub email: Option<String>,
+    /// The token pair under our seal, bound to this record's key.
+    pub sealed: String,
+    /// When the access token ends, if GitHub said so.
+    pub expires: Option<Time>,
+    /// When GitHub last confirmed the token and the allow-list the person.
+    pub checked: Time,
+}
+
+/// Outcome of [`People::pin`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pinned {
+    /// The login means this person (from now on, or since before).
+    Same,
+    /// The login was pinned to another person: GitHub frees a login the moment its owner is renamed.
+    Other,
+}
+
+impl People {
+    /// People kept in `records`; credentials are kept `keep` long after the last login.
+    pub fn new(records: Arc<dyn Records>, clock: Clock, keep: Duration) -> Self {
+        People { records, clock, keep }
+    }
+
+    /// The record key of a person's credential for a set of GitHub scopes (sorted, space-separated).
+    pub fn credential_key(person: u64, scopes: &str) -> String {
+        format!("credential/{person}/{}", scopes.replace(' ', "+"))
+    }
+
+    /// The credential under a key.
+    pub async fn credential(&self, key: &str) -> Result<Option<Stored<CredentialRecord>>, StoreError> {
+        self.records.read(key).await?.map(|record| decode(key, record)).transpose()
+    }
+
+    /// Keeps the credential of a fresh login; the newest serves all families.
+    pub async fn keep_credential(&self, key: &str, credential: &CredentialRecord) -> Result<(), StoreError> {
+        loop {
+            let outcome = match self.records.read(key).await? {
+                Some(seen) => {
+                    self.swap_credential(key, seen.version, credential).await? == Replaced::Replaced
+                }
+                None => self.records.create(key, self.record(credential)).await? == Created::Created,
+            };
+            if outcome {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Replaces a credential that was read at version `seen`.
+    pub async fn swap_credential(
+        &self,
+        key: &str,
+        seen: u64,
+        credential: &CredentialRecord,
+    ) -> Result<Replaced, StoreError> {
+        self.records.replace(key, seen, self.record(credential)).await
+    }
+
+    /// Forgets a credential.
+    pub async fn forget_credential(&self, key: &str) -> Result<(), StoreError> {
+        self.records.delete(key).await
+    }
+
+    /// The first person who passes with an allow-listed login is the one it means for good.
+    pub async fn pin(&self, login: &str, person: u64) -> Result<Pinned, StoreError> {
+        let key = format!("login/{}", login.to_ascii_lowercase());
+        let version = u64::from_be_bytes(self.clock.random());
+        let record = Record { bytes: encode(&person), version, owner: String::new(), expires: Time::NEVER };
+        if self.records.create(&key, record).await? == Created::Created {
+            return Ok(Pinned::Same);
+        }
+        Ok(if self.pinned(login).await? == Some(person) { Pinned::Same } else { Pinned::Other })
+    }
+
+    /// The person an allow-listed login was pinned to.
+    pub async fn pinned(&self, login: &str) -> Result<Option<u64>, StoreError> {
+        let key = format!("login/{}", login.to_ascii_lowercase());
+        let stored = self.records.read(&key).await?.map(|record| decode::<u64>(&key, record)).transpose()?;
+        Ok(stored.map(|stored| stored.value))
+    }
+
+    /// Marks a login flow as finished; `Exists` when it was finished before, on whatever replica.
+    pub async fn finish_login(&self, flow: &str, until: Time) -> Result<Created, StoreError> {
+        let version = u64::from_be_bytes(self.clock.random());
+        let record = Record { bytes: Vec::new(), version, owner: String::new(), expires: until };
+        self.records.create(&format!("flow/{flow}"), record).await
+    }
+
+    fn record(&self, credential: &CredentialRecord) -> Record {
+        let version = u64::from_be_bytes(self.clock.random());
+        let expires = self.clock.now().after(self.keep);
+        Record { bytes: encode(credential), version, owner: owner(credential.person), expires }
+    }
+}

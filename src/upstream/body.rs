@@ -1,0 +1,215 @@
+//! Bodies in both directions. Frames are passed on as they come; nothing is kept between two polls.
+
+use std::error::Error;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tracing::{info, warn};
+
+use super::pool::Returns;
+use super::sse;
+
+/// The body of a request to the upstream.
+pub enum RequestBody {
+    /// Small, and all there.
+    Whole(Option<Bytes>),
+    /// Passed on while it arrives; `left` bytes may still come.
+    Streaming { body: Incoming, left: u64 },
+}
+
+impl RequestBody {
+    pub fn whole(bytes: Bytes) -> Self {
+        RequestBody::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
+    }
+
+    pub fn streaming(body: Incoming, max: u64) -> Self {
+        RequestBody::Streaming { body, left: max }
+    }
+
+    /// The same body for a second request, where that is possible.
+    pub fn again(&self) -> Option<Bytes> {
+        match self {
+            RequestBody::Whole(bytes) => Some(bytes.clone().unwrap_or_default()),
+            RequestBody::Streaming { .. } => None,
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let (body, left) = match self.get_mut() {
+            RequestBody::Whole(bytes) => {
+                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
+            }
+            RequestBody::Streaming { body, left } => (body, left),
+        };
+        // Trailers never become headers, so they go nowhere.
+        match ready!(Pin::new(body).poll_frame(context)).transpose()?.map(Frame::into_data) {
+            Some(Ok(data)) => {
+                *left = left.checked_sub(data.len() as u64).ok_or(TooLarge)?;
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(_)) | None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            RequestBody::Whole(bytes) => bytes.is_none(),
+            RequestBody::Streaming { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            RequestBody::Streaming { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the body is too large")]
+struct TooLarge;
+
+/// Whether sending failed because the client sent too much.
+pub fn is_too_large(error: &hyper::Error) -> bool {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if cause.is::<TooLarge>() {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// An upstream connection in use; goes back to the pool when its answer was read to the end.
+pub type Lease = Returns;
+
+/// The body of an answer to a client. Ends cleanly only when the upstream's did.
+pub struct Answer {
+    body: Incoming,
+    lease: Option<Lease>,
+    events: Option<Box<sse::Stream>>,
+    ended: bool,
+}
+
+/// An answer that was cut: the client's connection is aborted, so that it never looks complete.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream was cut")]
+pub struct Broken;
+
+impl Answer {
+    pub(super) fn plain(body: Incoming, lease: Lease) -> Self {
+        Answer { body, lease: Some(lease), events: None, ended: false }
+    }
+
+    pub(super) fn events(body: Incoming, lease: Lease, events: sse::Stream) -> Self {
+        Answer { body, lease: Some(lease), events: Some(Box::new(events)), ended: false }
+    }
+
+    fn poll_upstream(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
+        loop {
+            match ready!(Pin::new(&mut self.body).poll_frame(context)).transpose() {
+                Ok(Some(frame)) => match frame.into_data() {
+                    Ok(data) => return Poll::Ready(Some(Ok(data))),
+                    // Trailers could carry what headers may not.
+                    Err(_) => continue,
+                },
+                Ok(None) => return Poll::Ready(None),
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        self.ended = true;
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        loop {
+            let polled = this.poll_upstream(context);
+            let data = match (polled, &mut this.events) {
+                (Poll::Ready(Some(Err(error))), _) => {
+                    warn!(%error, "the upstream broke off an answer");
+                    return Poll::Ready(Some(Err(Broken)));
+                }
+                (Poll::Ready(None), events) => {
+                    let rest = events.as_mut().and_then(|events| events.rest());
+                    this.finish();
+                    return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
+                }
+                (Poll::Ready(Some(Ok(data))), None) => data,
+                (Poll::Ready(Some(Ok(data))), Some(events)) => match events.arrived(data) {
+                    Ok(data) if data.is_empty() => continue,
+                    Ok(data) => data,
+                    Err(cut) => return Poll::Ready(Some(Err(cut_off(&cut)))),
+                },
+                (Poll::Pending, None) => return Poll::Pending,
+                (Poll::Pending, Some(events)) => match ready!(events.poll_idle(context)) {
+                    Ok(comment) => comment,
+                    Err(cut) => return Poll::Ready(Some(Err(cut_off(&cut)))),
+                },
+            };
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || (self.events.is_none() && self.body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.events.is_some() { SizeHint::default() } else { self.body.size_hint() }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // hyper does not poll a body that says it is at its end already.
+        if self.body.is_end_stream() && !self.ended {
+            self.finish();
+        }
+    }
+}
+
+fn cut_off(cut: &sse::Cut) -> Broken {
+    match cut {
+        sse::Cut::Revoked => info!("a stream ended because its grant was revoked"),
+        sse::Cut::ForeignEndpoint => {
+            warn!("the upstream named an endpoint at another origin; the stream was cut")
+        }
+    }
+    Broken
+}
+
+impl From<Broken> for io::Error {
+    fn from(broken: Broken) -> Self {
+        io::Error::other(broken)
+    }
+}

@@ -1,0 +1,134 @@
+//! Which headers pass, in both directions, each in one pass over the map.
+//!
+//! Towards the upstream an allow-list, so that nothing a client invents is believed there; towards the client
+//! a deny-list, because the proxy's origin belongs to the proxy. RFC 9110 §7.6.1, §7.6.3; RFC 9700 §4.13.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+use super::pool::Target;
+use super::session;
+use crate::gate::Permit;
+use crate::protocol::injection::poses_as;
+
+/// The head of the request to the upstream.
+pub fn request(
+    incoming: &HeaderMap,
+    permit: &Permit,
+    target: &Target,
+    session: Option<HeaderValue>,
+    method: &Method,
+) -> HeaderMap {
+    let mut out = HeaderMap::with_capacity(incoming.len() + permit.injected().len() + 3);
+    out.insert(header::HOST, target.host().clone());
+    for (name, value) in incoming {
+        let poses = || permit.injected_names().any(|injected| poses_as(name.as_str(), injected.as_str()));
+        if is_forwarded(name, method) && !is_named_by_connection(incoming, name) && !poses() {
+            out.append(name, value.clone());
+        }
+    }
+    if let Some(session) = session {
+        out.insert(session::HEADER, session);
+    }
+    // RFC 9110 §7.6.3: a gateway MUST send an appropriate Via header field in each inbound request.
+    out.insert(header::VIA, HeaderValue::from_static("1.1 mcp-auth-proxy"));
+    // Last, so that nothing above can touch them.
+    permit.injected().iter().for_each(|(name, value)| drop(out.insert(name.clone(), value.clone())));
+    out
+}
+
+/// The head of the answer to the client.
+pub fn response(incoming: HeaderMap, permit: &Permit) -> HeaderMap {
+    let mut out = HeaderMap::with_capacity(incoming.len() + 4);
+    let connection: Vec<HeaderValue> = incoming.get_all(header::CONNECTION).iter().cloned().collect();
+    let mut last: Option<HeaderName> = None;
+    for (name, value) in incoming {
+        // HeaderMap yields a name once for all of its values.
+        let Some(name) = name.or_else(|| last.clone()) else { continue };
+        let named = connection.iter().any(|values| lists(values, &name));
+        let echoed = permit.injected_names().any(|injected| poses_as(name.as_str(), injected.as_str()));
+        if !is_withheld(&name) && !named && !echoed && !permit.is_given_away_by(&value) {
+            out.append(name.clone(), value);
+        }
+        last = Some(name);
+    }
+    // What somebody's upstream says must not be able to act on our origin, where people approve clients.
+    out.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    out.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+    if is_shareable(&out) {
+        out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    out
+}
+
+fn is_forwarded(name: &HeaderName, method: &Method) -> bool {
+    let name = name.as_str();
+    // A GET opens an event stream, which we must be able to read for the legacy endpoint.
+    let encoding = name == "accept-encoding" && method != Method::GET;
+    encoding || FORWARDED.contains(&name) || (name.starts_with("mcp-") && name != session::HEADER.as_str())
+}
+
+fn is_withheld(name: &HeaderName) -> bool {
+    WITHHELD.contains(&name.as_str()) || name.as_str().starts_with("access-control-")
+}
+
+/// RFC 9110 §7.6.1: what Connection names belongs to the connection.
+fn is_named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(header::CONNECTION).iter().any(|value| lists(value, name))
+}
+
+fn lists(value: &HeaderValue, name: &HeaderName) -> bool {
+    let options = value.as_bytes().split(|byte| *byte == b',');
+    options.map(<[u8]>::trim_ascii).any(|option| option.eq_ignore_ascii_case(name.as_str().as_bytes()))
+}
+
+/// Whether a shared cache could keep one person's answer for another.
+fn is_shareable(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CACHE_CONTROL) else { return true };
+    let value = value.to_str().unwrap_or("public").to_ascii_lowercase();
+    value.contains("public") || value.contains("s-maxage")
+}
+
+const FORWARDED: [&str; 16] = [
+    "accept",
+    "accept-language",
+    "baggage",
+    "cache-control",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "idempotency-key",
+    "last-event-id",
+    "prefer",
+    "sentry-trace",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "x-correlation-id",
+    "x-request-id",
+];
+
+/// Hop-by-hop headers, and what would speak for our origin.
+const WITHHELD: [&str; 22] = [
+    "alt-svc",
+    "clear-site-data",
+    "connection",
+    "content-security-policy",
+    "keep-alive",
+    "location",
+    "nel",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "refresh",
+    "report-to",
+    "reporting-endpoints",
+    "service-worker-allowed",
+    "set-cookie",
+    "set-cookie2",
+    "strict-transport-security",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "www-authenticate",
+];

@@ -1,0 +1,254 @@
+//! The way to one MCP server: a request that holds a [`Permit`] goes out, the answer streams back.
+//!
+//! Never retries what may have been sent, never resends a token elsewhere, never lets an aborted answer look
+//! complete. RFC 9110 §7.6, §9.2.2, §15.4; MCP transports 2024-11-05 to 2026-07-28.
+
+mod body;
+mod headers;
+mod pool;
+mod session;
+mod sse;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::clock::Clock;
+use crate::gate::Permit;
+use crate::seal::KeyRing;
+pub use body::{Answer, Broken};
+use body::{Lease, RequestBody, is_too_large};
+use pool::{Pool, SendError};
+pub use pool::{Target, TargetError, trusting};
+use session::Binding;
+
+/// What an upstream needs to know.
+pub struct Settings {
+    /// Where the MCP server is.
+    pub target: Target,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long the head of an answer may take.
+    pub response_timeout: Duration,
+    /// Largest request body, in bytes.
+    pub max_body: u64,
+    /// How long an SSE stream may be silent before it gets a comment.
+    pub keep_alive: Duration,
+    /// How often a stream's permit is looked at again.
+    pub recheck: Duration,
+}
+
+/// One MCP server.
+pub struct Upstream {
+    settings: Settings,
+    keys: Arc<KeyRing>,
+    pool: Pool,
+}
+
+/// Why there is no answer from the upstream. Rendered by `server/reply.rs`.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("the session is not this person's, or is unknown")]
+    UnknownSession,
+    #[error("the request body is larger than {0} bytes")]
+    BodyTooLarge(u64),
+    #[error("the request body did not arrive in time")]
+    BodyTooSlow,
+    #[error("the client broke off")]
+    ClientGone,
+    #[error("cannot connect: {0}")]
+    Unreachable(String),
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    #[error("no answer within {0:?}")]
+    TooSlow(Duration),
+    #[error("it answered 401: it does not accept the injected credential")]
+    Unauthorized,
+    #[error("it answered with a redirect that is not followed (status {0})")]
+    Redirect(u16),
+    #[error("it answered with status {0}, which a proxy cannot pass on")]
+    Unexpected(u16),
+}
+
+/// What goes out, kept so that a redirect can be followed where the body allows it.
+struct Outgoing {
+    method: Method,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    body: RequestBody,
+}
+
+impl Upstream {
+    /// An upstream without connections yet.
+    pub fn new(settings: Settings, keys: Arc<KeyRing>, clock: Clock) -> Self {
+        Upstream { settings, keys, pool: Pool::new(clock) }
+    }
+
+    /// Sends a permitted request and streams the answer.
+    pub async fn forward(
+        &self,
+        permit: Permit,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answer>, Failure> {
+        let (parts, body) = request.into_parts();
+        let binding = Binding::new(&self.keys, permit.resource().url(), permit.person());
+        let session = binding.open_session(&parts.headers).map_err(|_| Failure::UnknownSession)?;
+        let path = self.path(&parts, &binding)?;
+        let headers =
+            headers::request(&parts.headers, &permit, &self.settings.target, session, &parts.method);
+        let body = self.body(&parts, body).await?;
+        let method = parts.method;
+        let is_get = method == Method::GET;
+        let (response, lease) = self.send(Outgoing { method, path, headers, body }).await?;
+        self.answer(&permit, &binding, response, lease, is_get)
+    }
+
+    /// The upstream's path, or the sealed one of a legacy endpoint (MCP 2024-11-05).
+    fn path(&self, parts: &request::Parts, binding: &Binding<'_>) -> Result<PathAndQuery, Failure> {
+        let query = parts.uri.query().unwrap_or_default();
+        if let Some(sealed) = query.strip_prefix(ENDPOINT_QUERY) {
+            return binding.open_endpoint(sealed).ok_or(Failure::UnknownSession);
+        }
+        let own = self.settings.target.path();
+        // RFC 6750 §2.3 tokens in URLs are neither accepted nor passed on.
+        let pairs = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("access_token="));
+        let query = pairs.collect::<Vec<_>>().join("&");
+        if query.is_empty() {
+            return Ok(own.clone());
+        }
+        let separator = if own.query().is_some() { '&' } else { '?' };
+        PathAndQuery::try_from(format!("{own}{separator}{query}")).map_err(|_| Failure::Unexpected(400))
+    }
+
+    /// Small bodies are taken whole (they leave in one piece and survive a redirect), large ones stream.
+    async fn body(&self, parts: &request::Parts, body: Incoming) -> Result<RequestBody, Failure> {
+        let length = body.size_hint().exact();
+        if length.is_some_and(|length| length > self.settings.max_body) {
+            return Err(Failure::BodyTooLarge(self.settings.max_body));
+        }
+        if body.is_end_stream() || parts.method == Method::GET {
+            return Ok(RequestBody::whole(Bytes::new()));
+        }
+        if length.is_none_or(|length| length > SMALL_BODY) {
+            return Ok(RequestBody::streaming(body, self.settings.max_body));
+        }
+        let whole = Limited::new(body, SMALL_BODY as usize).collect();
+        match timeout(BODY_TIMEOUT, whole).await {
+            Ok(Ok(whole)) => Ok(RequestBody::whole(whole.to_bytes())),
+            Ok(Err(_)) => Err(Failure::ClientGone),
+            Err(_) => Err(Failure::BodyTooSlow),
+        }
+    }
+
+    /// Sends, and follows 307 and 308 within the upstream's own origin (Starlette's `/mcp` → `/mcp/`).
+    async fn send(&self, outgoing: Outgoing) -> Result<(Response<Incoming>, Lease), Failure> {
+        let Outgoing { method, mut path, headers, body } = outgoing;
+        let again = body.again();
+        let mut next = Some(body);
+        for _ in 0..=MAX_REDIRECTS {
+            let Some(body) = next.take() else { return Err(Failure::Redirect(307)) };
+            let mut request = Request::new(body);
+            *request.method_mut() = method.clone();
+            *request.uri_mut() = Uri::from(path.clone());
+            *request.headers_mut() = headers.clone();
+            let (response, lease) = self.exchange(request).await?;
+            let status = response.status();
+            if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
+                return Ok((response, lease));
+            }
+            path = self.redirected(&path, &response).ok_or(Failure::Redirect(status.as_u16()))?;
+            next = again.as_ref().map(|bytes| RequestBody::whole(bytes.clone()));
+        }
+        Err(Failure::Redirect(307))
+    }
+
+    async fn exchange(&self, request: Request<RequestBody>) -> Result<(Response<Incoming>, Lease), Failure> {
+        let Settings { target, connect_timeout, response_timeout, max_body, .. } = &self.settings;
+        let sent = self.pool.send(target, *connect_timeout, request);
+        match timeout(*response_timeout, sent).await {
+            Ok(Ok((response, lease))) => Ok((response, lease)),
+            Ok(Err(SendError::Connect(cause))) => Err(Failure::Unreachable(cause)),
+            Ok(Err(SendError::Http(error))) if is_too_large(&error) => Err(Failure::BodyTooLarge(*max_body)),
+            Ok(Err(SendError::Http(error))) => Err(Failure::Broken(error.to_string())),
+            Err(_) => Err(Failure::TooSlow(*response_timeout)),
+        }
+    }
+
+    /// Where a redirect leads, if that is the upstream itself: a token is never sent elsewhere.
+    fn redirected(&self, from: &PathAndQuery, response: &Response<Incoming>) -> Option<PathAndQuery> {
+        let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
+        let here = url::Url::parse(&format!("{}{from}", self.settings.target.origin())).ok()?;
+        let there = here.join(location).ok()?;
+        let path = &there[url::Position::BeforePath..url::Position::AfterQuery];
+        (there.origin() == here.origin()).then(|| PathAndQuery::try_from(path).ok()).flatten()
+    }
+
+    fn answer(
+        &self,
+        permit: &Permit,
+        binding: &Binding<'_>,
+        response: Response<Incoming>,
+        lease: Lease,
+        is_get: bool,
+    ) -> Result<Response<Answer>, Failure> {
+        let (mut parts, body) = response.into_parts();
+        match parts.status.as_u16() {
+            // Passed on it would tell the client to log in again, and again: it is between us and the upstream.
+            401 => {
+                permit.doubt();
+                return Err(Failure::Unauthorized);
+            }
+            status @ (301..=303 | 305..=308) => return Err(Failure::Redirect(status)),
+            status @ 100..=199 => return Err(Failure::Unexpected(status)),
+            _ => {}
+        }
+        let session = parts.headers.remove(session::HEADER);
+        let is_sse = is_plain_sse(&parts.headers);
+        parts.headers = headers::response(parts.headers, permit);
+        if let Some(session) = session {
+            let sealed = binding.seal_session(&session).ok_or(Failure::Unexpected(parts.status.as_u16()))?;
+            parts.headers.insert(session::HEADER, sealed);
+        }
+        let answer = if is_sse {
+            parts.headers.remove(header::CONTENT_LENGTH);
+            // Proxies in front of us must not collect events either.
+            parts.headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+            let endpoint = is_get.then(|| binding.endpoints(&self.settings.target, permit.resource().path()));
+            let Settings { keep_alive, recheck, .. } = self.settings;
+            Answer::events(body, lease, sse::Stream::new(endpoint, permit.watch(), keep_alive, recheck))
+        } else {
+            Answer::plain(body, lease)
+        };
+        // hyper leaves notes about the upstream's side in the extensions; they are not for the other side.
+        parts.extensions.clear();
+        parts.version = http::Version::HTTP_11;
+        Ok(Response::from_parts(parts, answer))
+    }
+}
+
+/// Events that we can read: a compressed stream passes as it is.
+fn is_plain_sse(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if kind.eq_ignore_ascii_case("text/event-stream") && headers.contains_key(header::CONTENT_ENCODING) {
+        warn!("the upstream compresses an event stream: no keep-alive comments, no endpoint rewriting");
+        return false;
+    }
+    kind.eq_ignore_ascii_case("text/event-stream")
+}
+
+/// How the rewritten endpoint of the 2024-11-05 transport is spelt.
+pub(crate) const ENDPOINT_QUERY: &str = "endpoint=";
+/// Bodies up to this size are read before the upstream is asked; nearly every MCP message is smaller.
+const SMALL_BODY: u64 = 64 << 10;
+/// How long a small body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// Starlette needs one.
+const MAX_REDIRECTS: usize = 2;

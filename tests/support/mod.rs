@@ -1,0 +1,36 @@
+//! What the integration tests share: a proxy in process, a GitHub, an MCP server, a browser.
+#![allow(dead_code, reason = "every test file uses its own part")]
+
+pub mod browser;
+pub mod github;
+pub mod http;
+pub mod proxy;
+pub mod upstream;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A directory that is gone when the test is over.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// A fresh, empty directory below the build's own temporary directory.
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&path).expect("a directory can be made");
+        TempDir(path)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

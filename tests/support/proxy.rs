@@ -1,0 +1,275 @@
+//! The real program's `App` in process, on port 0, with a manual clock and seeded randomness.
+//!
+//! Its public URL is `https://p.test`, as behind a TLS terminator: the client below connects to the listener
+//! whatever the URL says.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, header};
+use mcp_auth_proxy::app::{App, Tuning};
+use mcp_auth_proxy::clock::ManualClock;
+use mcp_auth_proxy::config::{Config, Problem};
+use serde_json::{Value, json};
+
+use super::browser::Browser;
+use super::github::{GitHub, Options, TokenKind, User};
+use super::http::{self as plain, Answer, form};
+use super::upstream::Mcp;
+
+/// What clients see.
+pub const PUBLIC: &str = "https://p.test";
+/// Where the test's client waits for its answer.
+pub const CALLBACK: &str = "http://127.0.0.1:7777/callback";
+/// A verifier of the right shape (RFC 7636 Appendix B).
+pub const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
+/// Its challenge.
+pub const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
+
+/// A running proxy with everything around it.
+pub struct Proxy {
+    app: Option<App>,
+    address: SocketAddr,
+    pub clock: ManualClock,
+    pub github: GitHub,
+    pub mcp: Mcp,
+    yaml: String,
+}
+
+/// How a proxy under test differs from the plain one.
+pub struct Setup {
+    pub token_kind: TokenKind,
+    /// Replaces `allow: anyone`.
+    pub allow: &'static str,
+    /// Replaces the resources; `MCP` stands for the upstream's `http://host:port`.
+    pub resources: &'static str,
+    /// Further top-level keys.
+    pub extra: String,
+    pub store: String,
+    pub tuning: Tuning,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup {
+            token_kind: TokenKind::OAuthApp,
+            allow: "anyone",
+            resources: RESOURCE,
+            extra: String::new(),
+            store: "memory:".to_owned(),
+            tuning: Tuning {
+                fresh_token_retries: vec![Duration::from_millis(1); 2],
+                github_timeout: Duration::from_secs(5),
+                ..Tuning::default()
+            },
+        }
+    }
+}
+
+const RESOURCE: &str = r#"[{path: /mcp, upstream: "MCP/mcp", inject: {X-GitHub-Token: "{github_token}"}}]"#;
+
+/// What a finished login gave the client.
+#[derive(Clone, Debug)]
+pub struct Tokens {
+    pub client_id: String,
+    pub access: String,
+    pub refresh: String,
+    pub answer: Value,
+}
+
+impl Proxy {
+    /// The plain one: one resource `/mcp`, anyone may log in, memory store.
+    pub async fn start() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub async fn with(setup: Setup) -> Self {
+        let options = Options { token_kind: setup.token_kind, ..Options::default() };
+        let github = GitHub::start(options).await.expect("a GitHub starts");
+        github.world().add_user(User::octocat());
+        github.world().sign_in("octocat");
+        let mcp = Mcp::start().await;
+        let resources = setup.resources.replace("MCP", &mcp.origin());
+        let yaml = format!(
+            "public_url: {PUBLIC}\nlisten: 127.0.0.1:0\nworkers: 1\ndrain: 1s\nstore: '{}'\nallow: {}\n\
+             github: {{client_id: standin-client, client_secret: standin-secret, base_url: '{}', api_url: '{}'}}\n\
+             resources: {resources}\n{}\n",
+            setup.store,
+            setup.allow,
+            github.base_url(),
+            github.api_url(),
+            setup.extra
+        );
+        let clock = ManualClock::new(42);
+        let app = run(&yaml, &clock, &setup.tuning);
+        Proxy { address: app.address(), app: Some(app), clock, github, mcp, yaml }
+    }
+
+    /// Stops the proxy and starts another on the same configuration, clock and store.
+    pub async fn restart(&mut self) {
+        let app = self.app.take().expect("it runs");
+        tokio::task::spawn_blocking(move || app.stop()).await.expect("it stops");
+        let app = run(&self.yaml, &self.clock, &Setup::default().tuning);
+        self.address = app.address();
+        self.app = Some(app);
+    }
+
+    /// A second proxy on the same configuration, clock and store.
+    pub fn replica(&self) -> App {
+        run(&self.yaml, &self.clock, &Setup::default().tuning)
+    }
+
+    pub fn app(&self) -> &App {
+        self.app.as_ref().expect("it runs")
+    }
+
+    /// Gives the app away, to stop it by hand.
+    pub fn take_app(&mut self) -> App {
+        self.app.take().expect("it runs")
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn forward(&self, duration: Duration) {
+        self.clock.forward(duration);
+    }
+
+    pub fn browser(&self) -> Browser {
+        Browser::new(self.address)
+    }
+
+    /// A request to one of our paths; add headers, then `send`.
+    pub fn request(&self, method: Method, path: &str) -> http::request::Builder {
+        plain::request(method, &format!("{PUBLIC}{path}"))
+    }
+
+    pub async fn send(&self, request: Request<Bytes>) -> Answer {
+        plain::send(self.address, request).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(Method::GET, path).body(Bytes::new()).expect("a request")).await
+    }
+
+    pub async fn post_form(&self, path: &str, pairs: &[(&str, &str)]) -> Answer {
+        let request = self
+            .request(Method::POST, path)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        self.send(request.body(form(pairs)).expect("a request")).await
+    }
+
+    pub async fn post_json(&self, path: &str, body: &Value) -> Answer {
+        let request = self.request(Method::POST, path).header(header::CONTENT_TYPE, "application/json");
+        self.send(request.body(Bytes::from(body.to_string())).expect("a request")).await
+    }
+
+    /// Registers a public client and returns its id.
+    pub async fn register(&self, redirect_uris: &[&str]) -> String {
+        let metadata = json!({
+            "client_name": "Test Client",
+            "redirect_uris": redirect_uris,
+            "token_endpoint_auth_method": "none",
+        });
+        let answer = self.post_json("/register", &metadata).await.expect(201).json();
+        answer["client_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The authorization URL of a well-behaved client, with further parameters.
+    pub fn authorize_url(&self, client_id: &str, redirect_uri: &str, more: &[(&str, &str)]) -> String {
+        let mut pairs = vec![
+            ("response_type", "code"),
+            ("client_id", client_id),
+            ("redirect_uri", redirect_uri),
+            ("code_challenge", CHALLENGE),
+            ("code_challenge_method", "S256"),
+            ("state", "st4te"),
+        ];
+        for (name, value) in more {
+            pairs.retain(|(known, _)| known != name);
+            pairs.push((name, value));
+        }
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        format!("{PUBLIC}/authorize?{}", query.extend_pairs(pairs).finish())
+    }
+
+    /// Registers, approves in a fresh browser and returns (client id, code).
+    pub async fn code(&self, more: &[(&str, &str)]) -> (String, String) {
+        let client_id = self.register(&[CALLBACK]).await;
+        let url = self.authorize_url(&client_id, CALLBACK, more);
+        let back = self.browser().approve(&url).await;
+        let code = param(&back, "code").unwrap_or_else(|| panic!("no code in {back}"));
+        (client_id, code)
+    }
+
+    /// Redeems a code as a well-behaved public client.
+    pub async fn redeem(&self, client_id: &str, code: &str) -> Answer {
+        let pairs = [
+            ("grant_type", "authorization_code"),
+            ("code", code),
+            ("client_id", client_id),
+            ("redirect_uri", CALLBACK),
+            ("code_verifier", VERIFIER),
+        ];
+        self.post_form("/token", &pairs).await
+    }
+
+    pub async fn refresh(&self, client_id: &str, refresh: &str) -> Answer {
+        let pairs = [("grant_type", "refresh_token"), ("refresh_token", refresh), ("client_id", client_id)];
+        self.post_form("/token", &pairs).await
+    }
+
+    /// The whole flow for the first resource.
+    pub async fn login(&self) -> Tokens {
+        self.login_for(&[]).await
+    }
+
+    /// The whole flow with further parameters of the authorization request.
+    pub async fn login_for(&self, more: &[(&str, &str)]) -> Tokens {
+        let (client_id, code) = self.code(more).await;
+        let answer = self.redeem(&client_id, &code).await.expect(200).json();
+        Tokens::read(client_id, answer)
+    }
+
+    /// A JSON-RPC call to a resource.
+    pub fn call(&self, path: &str, token: &str) -> http::request::Builder {
+        let request =
+            self.request(Method::POST, path).header(header::AUTHORIZATION, format!("Bearer {token}"));
+        let request = request.header(header::CONTENT_TYPE, "application/json");
+        request.header(header::ACCEPT, "application/json, text/event-stream")
+    }
+
+    /// Calls `/mcp` and returns the answer.
+    pub async fn ping(&self, token: &str) -> Answer {
+        self.send(self.call("/mcp", token).body(Bytes::from_static(PING)).expect("a request")).await
+    }
+}
+
+/// A harmless call.
+pub const PING: &[u8] = br#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#;
+
+impl Tokens {
+    pub fn read(client_id: String, answer: Value) -> Self {
+        let text =
+            |name: &str| answer[name].as_str().unwrap_or_else(|| panic!("no {name}: {answer}")).to_owned();
+        Tokens { client_id, access: text("access_token"), refresh: text("refresh_token"), answer }
+    }
+}
+
+/// A query parameter of a URL.
+pub fn param(url: &str, name: &str) -> Option<String> {
+    let url = url::Url::parse(url).ok()?;
+    url.query_pairs().find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
+}
+
+/// Parses a configuration without environment.
+pub fn parse(yaml: &str) -> Result<Config, Vec<Problem>> {
+    Config::parse(yaml, &|_| None)
+}
+
+fn run(yaml: &str, clock: &ManualClock, tuning: &Tuning) -> App {
+    let config = parse(yaml).unwrap_or_else(|problems| panic!("{problems:?}\n{yaml}"));
+    App::start(config, clock.clock(), tuning).expect("the proxy starts")
+}
