@@ -326,12 +326,12 @@ impl Walk {
 
 /// The text of a tool's result, out of JSON or the event stream that carries it.
 fn result_text(answer: &str) -> Outcome<String> {
-    let data = answer
+    let mut data = answer
         .lines()
         .filter_map(|line| line.strip_prefix("data:"))
         .map(str::trim)
         .filter(|data| !data.is_empty());
-    let message: Value = serde_json::from_str(data.last().unwrap_or(answer))?;
+    let message: Value = serde_json::from_str(data.next_back().unwrap_or(answer))?;
     let text =
         message["result"]["content"][0]["text"].as_str().ok_or_else(|| format!("no result: {message}"))?;
     Ok(text.split_whitespace().collect::<Vec<_>>().join(" "))
