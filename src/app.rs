@@ -2,15 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use secrecy::ExposeSecret;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -24,6 +21,7 @@ use crate::gate::{Gate, Gated};
 use crate::github::GitHub;
 use crate::github::admission::{Admission, AllowList};
 use crate::github::credential::Credentials;
+use crate::keyfile;
 use crate::oauth::document::Fetcher;
 use crate::oauth::pages::{self, Front, FrontResource};
 use crate::oauth::{self, AuthorizationServer, Documents};
@@ -321,7 +319,8 @@ fn key_ring(config: &Config, clock: &Clock) -> Result<KeyRing, StartError> {
             let mut file = path.clone().into_os_string();
             file.push(".key");
             let path = PathBuf::from(file);
-            let key = own_key(&path, clock).map_err(|problem| StartError::KeyFile { path, problem })?;
+            let key =
+                keyfile::own_key(&path, clock).map_err(|problem| StartError::KeyFile { path, problem })?;
             KeyRing::new(&[key]).expect("one key")
         }
         (None, StoreConfig::Memory) => {
@@ -329,49 +328,6 @@ fn key_ring(config: &Config, clock: &Clock) -> Result<KeyRing, StartError> {
         }
     };
     Ok(ring)
-}
-
-/// Reads the generated key file, or makes it: whole or not at all, readable by its owner only.
-fn own_key(path: &Path, clock: &Clock) -> Result<MasterKey, String> {
-    if !path.exists() {
-        let key = MasterKey::new(Box::new(clock.random()));
-        let text = format!("{}\n", STANDARD.encode(key.expose_secret()));
-        write_private(path, text.as_bytes()).map_err(|error| format!("cannot be written: {error}"))?;
-        info!(file = %path.display(), "made a key; keep it with the database");
-    }
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let metadata = std::fs::symlink_metadata(path).map_err(|error| format!("cannot be read: {error}"))?;
-        if !metadata.is_file() {
-            return Err("is not a plain file".to_owned());
-        }
-        if metadata.permissions().mode() & 0o077 != 0 {
-            return Err("can be read by others; run chmod 600 on it".to_owned());
-        }
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
-    crate::config::key(text.trim())
-}
-
-/// A new file appears under its name only when it is complete; one that is there already wins.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    use std::io::Write as _;
-    let mut draft = path.as_os_str().to_owned();
-    draft.push(format!(".{}", std::process::id()));
-    let draft = PathBuf::from(draft);
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&draft)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    let linked = written.and_then(|()| match std::fs::hard_link(&draft, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    });
-    let _ = std::fs::remove_file(&draft);
-    linked
 }
 
 fn worker(

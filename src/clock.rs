@@ -1,6 +1,7 @@
 //! Time and entropy: the only file that reads either, so that tests can own both.
 //!
 //! Does not sleep: waiting is tokio's job, deciding what time it is is ours.
+#![expect(clippy::disallowed_types, reason = "this is the one place")]
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -16,6 +16,7 @@
 //! | [`upstream`] | how does it get there, and the answer back? |
 //! | [`github`] | who is this person, and does their token live? |
 //! | [`store`] | what must survive a restart? |
+//! | [`keyfile`] | which key, when none was configured? |
 //! | [`seal`] | what do strangers carry for us, and is it unchanged? |
 //! | [`protocol`] | what do the RFCs' words mean? |
 //! | [`telemetry`] | what does the operator read? |
@@ -30,6 +31,7 @@ pub mod clock;
 pub mod config;
 pub mod gate;
 pub mod github;
+pub mod keyfile;
 pub mod oauth;
 pub mod protocol;
 pub mod seal;

@@ -5,8 +5,10 @@
 //! Does not know what it seals, and never chooses its own nonces (entropy comes from `clock.rs`).
 //! RFC 2104 (HMAC), RFC 8439 and draft-irtf-cfrg-xchacha (XChaCha20-Poly1305).
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use chacha20poly1305::aead::{Aead, KeyInit as _, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use hmac::{Hmac, Mac};
@@ -120,6 +122,20 @@ impl Key {
         tag.copy_from_slice(&full[..TAG_BYTES]);
         tag
     }
+}
+
+/// 32 random bytes in base64 (either alphabet, padded or not).
+pub fn parse_key(text: &str) -> Result<MasterKey, String> {
+    let engines = [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD];
+    let bytes = engines.iter().find_map(|engine| engine.decode(text).ok());
+    let bytes: [u8; 32] = bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or("expected 32 random bytes in base64, as `openssl rand -base64 32` prints them")?;
+    let distinct = bytes.iter().collect::<BTreeSet<_>>().len();
+    if distinct < 12 {
+        return Err("is not random; make one with `openssl rand -base64 32`".to_owned());
+    }
+    Ok(MasterKey::new(Box::new(bytes)))
 }
 
 fn hmac(key: &[u8; 32]) -> Hmac<Sha256> {

@@ -3,8 +3,10 @@
 //! The only readers of this module are `app.rs` and the command line; every other module takes its own
 //! small settings.
 
+mod clients;
 pub mod raw;
 mod resolve;
+mod resources;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -22,7 +24,6 @@ use crate::protocol::resource::Resource;
 use crate::seal::MasterKey;
 
 pub use raw::{Environment, Problem};
-pub use resolve::key;
 
 /// A valid configuration.
 #[derive(Debug)]

@@ -5,22 +5,14 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use http::Uri;
 use secrecy::SecretString;
 use url::Url;
 
 use super::raw::{self, Environment, Node, Problem, Problems};
-use super::{Allow, ClientMetadata, Config, GitHub, ResourceConfig, StoreConfig};
-use crate::protocol::client::{AuthMethod, Client, Origin, display_name};
+use super::{Allow, ClientMetadata, Config, GitHub, StoreConfig, clients, resources};
 use crate::protocol::family::Lifetimes;
-use crate::protocol::injection::{Injection, poses_as};
 use crate::protocol::issuer::{Issuer, is_loopback};
-use crate::protocol::redirect::RedirectUri;
-use crate::protocol::resource::Resource;
-use crate::protocol::scope::{self, ScopeSet};
-use crate::seal::MasterKey;
+use crate::seal::{MasterKey, parse_key};
 
 /// Reads the text of a proxy.yaml.
 pub fn config(text: &str, environment: Environment<'_>) -> Result<Config, Vec<Problem>> {
@@ -43,8 +35,9 @@ fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
     let listen = listen(root, issuer.as_ref());
     let github = github(&root.get("github"), environment);
     let allow = allow(&root.get("allow"));
-    let (resources, store) = (resources(root, issuer.as_ref(), github.as_ref(), allow.as_ref()), store(root));
-    let (lifetimes, clients) = (lifetimes(&root.get("tokens")), clients(&root.get("clients")));
+    let (resources, store) =
+        (resources::all(root, issuer.as_ref(), github.as_ref(), allow.as_ref()), store(root));
+    let (lifetimes, clients) = (lifetimes(&root.get("tokens")), clients::all(&root.get("clients")));
     let (client_metadata, keys) = (client_metadata(&root.get("client_metadata")), keys(root));
     let trusted_proxies =
         parsed_items(&root.get("trusted_proxies"), |text| text.parse().map_err(|_| cidr(text)));
@@ -130,7 +123,7 @@ fn from_environment(node: &Node<'_>, name: &str, environment: Environment<'_>) -
 }
 
 /// A secret written in the file (usually as `${NAME}`) or kept in a file of its own.
-fn secret_of(inline: &Node<'_>, file: &Node<'_>) -> Option<SecretString> {
+pub(super) fn secret_of(inline: &Node<'_>, file: &Node<'_>) -> Option<SecretString> {
     if inline.exists() && file.exists() {
         file.problem("is given beside the secret itself; keep one of them");
         return None;
@@ -211,139 +204,6 @@ fn github_name(text: &str) -> Result<String, String> {
     }
 }
 
-fn resources(
-    root: &Node<'_>,
-    issuer: Option<&Issuer>,
-    github: Option<&GitHub>,
-    allow: Option<&Allow>,
-) -> Vec<ResourceConfig> {
-    let node = root.get("resources");
-    let items = node.items();
-    if items.is_empty() && !node.is_unset() {
-        node.problem("is missing: publish at least one upstream, like {path: /mcp, upstream: http://127.0.0.1:9000/mcp}");
-    }
-    let mut resources: Vec<ResourceConfig> = Vec::new();
-    for item in &items {
-        let Some(config) = resource(item, issuer, github, allow) else { continue };
-        if resources.iter().any(|known| known.resource.path() == config.resource.path()) {
-            item.get("path").problem("is published twice");
-        }
-        resources.push(config);
-    }
-    resources
-}
-
-fn resource(
-    node: &Node<'_>,
-    issuer: Option<&Issuer>,
-    github: Option<&GitHub>,
-    allow: Option<&Allow>,
-) -> Option<ResourceConfig> {
-    node.only(&[
-        "path",
-        "upstream",
-        "scopes",
-        "github_scopes",
-        "inject",
-        "connect_timeout",
-        "response_timeout",
-        "max_body",
-    ]);
-    let scopes = mcp_scopes(&node.get("scopes"));
-    let path = node.get("path");
-    path.required();
-    let resource = path.parsed(|text| match issuer {
-        Some(issuer) => Resource::new(issuer, text, scopes).map(Some).map_err(|error| error.to_string()),
-        None => Ok(None),
-    });
-    let upstream = node.get("upstream");
-    upstream.required();
-    let upstream = upstream.parsed(upstream_uri);
-    let inject = inject(&node.get("inject"));
-    let github_scopes = github_scopes(&node.get("github_scopes"), &inject, github, allow);
-    Some(ResourceConfig {
-        // Connecting to a neighbour takes milliseconds; more means it is not there.
-        connect_timeout: node.get("connect_timeout").duration(Duration::from_secs(5)),
-        // A tool may think for minutes before it answers with plain JSON.
-        response_timeout: node.get("response_timeout").duration(Duration::from_secs(300)),
-        max_body: node.get("max_body").parsed(bytes).unwrap_or(DEFAULT_MAX_BODY),
-        resource: resource??,
-        upstream: upstream?,
-        github_scopes,
-        inject,
-    })
-}
-
-fn mcp_scopes(node: &Node<'_>) -> ScopeSet {
-    if !node.exists() {
-        return ScopeSet::parse("mcp");
-    }
-    let token = |text: &str| match scope::is_token(text) && text != scope::OFFLINE_ACCESS {
-        true => Ok(text.to_owned()),
-        false => Err(format!("expected a scope name without spaces, quotes and backslashes, got {text:?}")),
-    };
-    let scopes: ScopeSet = parsed_items(node, token).into_iter().collect();
-    if scopes.is_empty() || scopes.len() >= ScopeSet::MAX {
-        node.problem(format_args!("expected 1 to {} scope names", ScopeSet::MAX - 1));
-    }
-    scopes
-}
-
-fn upstream_uri(text: &str) -> Result<Uri, String> {
-    let url = Url::parse(text)
-        .map_err(|_| format!("expected an absolute URL like http://127.0.0.1:9000/mcp, got {text:?}"))?;
-    match url.scheme() {
-        "http" | "https" => {}
-        other => return Err(format!("expected http or https, got {other:?}")),
-    }
-    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-        return Err("must not carry a user name, a password or a fragment".to_owned());
-    }
-    text.parse().map_err(|_| "is not a URL that can be requested".to_owned())
-}
-
-fn inject(node: &Node<'_>) -> Vec<Injection> {
-    let mut injections: Vec<Injection> = Vec::new();
-    for (name, value) in node.entries() {
-        let Some(injection) = value.parsed(|template| Injection::parse(&name, template)) else { continue };
-        if injections.iter().any(|known| poses_as(known.name.as_str(), injection.name.as_str())) {
-            value.problem("is injected twice, in two spellings");
-        }
-        injections.push(injection);
-    }
-    injections
-}
-
-/// What is asked of GitHub: the operator's list, and what our own look-ups need.
-fn github_scopes(
-    node: &Node<'_>,
-    inject: &[Injection],
-    github: Option<&GitHub>,
-    allow: Option<&Allow>,
-) -> Vec<String> {
-    let listed = |text: &str| match scope::is_token(text) && !text.contains(',') {
-        true => Ok(text.to_owned()),
-        false => Err(format!("expected a GitHub scope like read:user, got {text:?}")),
-    };
-    let mut scopes = if node.exists() { parsed_items(node, listed) } else { vec!["read:user".to_owned()] };
-    // GitHub Apps have permissions instead of scopes, and ids that start with Iv.
-    let is_github_app = github.is_some_and(|github| github.client_id.starts_with("Iv"));
-    if scopes.is_empty() && !is_github_app {
-        node.problem("must not be empty: GitHub takes an empty list for all scopes a person ever granted; use [read:user]");
-    }
-    if !is_github_app {
-        let membership =
-            matches!(allow, Some(Allow::Listed { orgs, teams, .. }) if !orgs.is_empty() || !teams.is_empty());
-        let email = inject.iter().any(Injection::needs_email);
-        scopes.extend(membership.then(|| "read:org".to_owned()));
-        scopes
-            .extend((email && !scopes.iter().any(|scope| scope == "user")).then(|| "user:email".to_owned()));
-    }
-    scopes.sort_unstable();
-    scopes.dedup();
-    scopes
-}
-
 fn store(root: &Node<'_>) -> Option<StoreConfig> {
     let node = root.get("store");
     if !node.exists() {
@@ -387,43 +247,6 @@ fn registration(node: &Node<'_>) -> bool {
     node.parsed(parse).unwrap_or(true)
 }
 
-fn clients(node: &Node<'_>) -> Vec<(Client, Option<SecretString>)> {
-    let mut clients: Vec<(Client, Option<SecretString>)> = Vec::new();
-    for item in node.items() {
-        item.only(&["id", "secret", "secret_file", "name", "redirect_uris"]);
-        let id = item.get("id");
-        id.required();
-        let id_text = id.parsed(client_id);
-        let (inline, file) = (item.get("secret"), item.get("secret_file"));
-        let secret = (inline.exists() || file.exists()).then(|| secret_of(&inline, &file)).flatten();
-        let uris = item.get("redirect_uris");
-        let redirect_uris = parsed_items(&uris, RedirectUri::parse);
-        if redirect_uris.is_empty() {
-            uris.problem("is missing: a client needs at least one redirect URI");
-        }
-        let Some(id_text) = id_text else { continue };
-        if clients.iter().any(|(known, _)| known.id == id_text) {
-            id.problem("is configured twice");
-        }
-        let name = display_name(&item.get("name").text().unwrap_or_else(|| id_text.clone()));
-        let auth = if secret.is_some() { AuthMethod::ClientSecretPost } else { AuthMethod::None };
-        let client = Client { id: id_text, origin: Origin::Configured, name, redirect_uris, auth };
-        clients.push((client, secret));
-    }
-    clients
-}
-
-fn client_id(text: &str) -> Result<String, String> {
-    let plain = !text.is_empty() && text.len() <= 200 && text.bytes().all(|byte| byte.is_ascii_graphic());
-    match plain && !text.starts_with("https:") && !text.starts_with(crate::protocol::client::PREFIX) {
-        true => Ok(text.to_owned()),
-        false => {
-            Err("expected up to 200 printable characters that look like no URL and no registered client"
-                .into())
-        }
-    }
-}
-
 fn client_metadata(node: &Node<'_>) -> ClientMetadata {
     node.only(&["enabled", "allow_hosts", "ca_file", "allow_private_addresses"]);
     let read = |path: &str| std::fs::read(path).map_err(|error| format!("cannot read {path}: {error}"));
@@ -447,23 +270,9 @@ fn keys(root: &Node<'_>) -> Vec<MasterKey> {
     }
     let from_file = file.parsed(|path| -> Result<Vec<MasterKey>, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
-        text.lines().filter(|line| !line.trim().is_empty()).map(|line| key(line.trim())).collect()
+        text.lines().filter(|line| !line.trim().is_empty()).map(|line| parse_key(line.trim())).collect()
     });
-    from_file.unwrap_or_else(|| parsed_items(&node, key))
-}
-
-/// 32 random bytes in base64 (either alphabet, padded or not).
-pub fn key(text: &str) -> Result<MasterKey, String> {
-    let engines = [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD];
-    let bytes = engines.iter().find_map(|engine| engine.decode(text).ok());
-    let bytes: [u8; 32] = bytes
-        .and_then(|bytes| bytes.try_into().ok())
-        .ok_or("expected 32 random bytes in base64, as `openssl rand -base64 32` prints them")?;
-    let distinct = bytes.iter().collect::<std::collections::BTreeSet<_>>().len();
-    if distinct < 12 {
-        return Err("is not random; make one with `openssl rand -base64 32`".to_owned());
-    }
-    Ok(MasterKey::new(Box::new(bytes)))
+    from_file.unwrap_or_else(|| parsed_items(&node, parse_key))
 }
 
 fn origin(text: &str) -> Result<String, String> {
@@ -475,25 +284,11 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-fn bytes(text: &str) -> Result<u64, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let factor = match unit {
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        _ => 0,
-    };
-    match number.parse::<u32>() {
-        Ok(number) if number > 0 && factor > 0 => Ok(u64::from(number) * factor),
-        _ => Err(format!("expected a size like 512KiB, 64MiB or 1GiB, got {text:?}")),
-    }
-}
-
 fn cidr(text: &str) -> String {
     format!("expected a network like 10.0.0.0/8 or 127.0.0.1/32, got {text:?}")
 }
 
-fn parsed_items<T, E: Display>(node: &Node<'_>, parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
+pub(super) fn parsed_items<T, E: Display>(node: &Node<'_>, parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
     node.items().iter().filter_map(|item| item.parsed(&parse)).collect()
 }
 
@@ -517,5 +312,3 @@ const KEYS: [&str; 18] = [
     "workers",
     "drain",
 ];
-/// Tool calls with files in them fit; a disk image does not.
-const DEFAULT_MAX_BODY: u64 = 64 << 20;

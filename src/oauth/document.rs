@@ -4,16 +4,16 @@
 //! addresses that are connected to), no redirects, no proxies, 5 KiB, 5 s; errors are never kept.
 //! draft-ietf-oauth-client-id-metadata-document §2, §4, §6.5, §6.6.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{StatusCode, header};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use url::{Host, Url};
 
+use super::public::{Public, is_public};
 use crate::clock::{Clock, Time};
 use crate::protocol::client::{AuthMethod, Client, Origin, display_name};
 use crate::protocol::redirect::RedirectUri;
@@ -211,67 +211,6 @@ fn kind(error: &reqwest::Error) -> &'static str {
     }
 }
 
-/// Resolves to public addresses only; what comes out is what is connected to, so a second answer of the name
-/// server changes nothing.
-struct Public {
-    allow_private: bool,
-}
-
-impl Resolve for Public {
-    fn resolve(&self, name: Name) -> Resolving {
-        let allow_private = self.allow_private;
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let usable: Vec<SocketAddr> =
-                found.filter(|address| allow_private || is_public(address.ip())).collect();
-            if usable.is_empty() {
-                return Err("no public address".into());
-            }
-            Ok(Box::new(usable.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// Whether an address is one that anybody on the internet could reach (RFC 6890 and its registries).
-fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => is_public_v4(address),
-        IpAddr::V6(address) => match address.to_ipv4_mapped() {
-            Some(mapped) => is_public_v4(mapped),
-            None => is_public_v6(address),
-        },
-    }
-}
-
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [a, b, c, _] = address.octets();
-    let special = address.is_private()
-        || address.is_loopback()
-        || address.is_link_local()
-        || address.is_documentation()
-        || address.is_multicast()
-        || a == 0
-        || a >= 240
-        || (a == 100 && (64..128).contains(&b))
-        || (a == 192 && b == 0 && c == 0)
-        || (a == 192 && b == 88 && c == 99)
-        || (a == 198 && (18..20).contains(&b));
-    !special
-}
-
-fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, ..] = address.segments();
-    let global_unicast = a & 0xe000 == 0x2000;
-    // Teredo and protocol assignments, documentation, 6to4 (which hides an IPv4 address).
-    let special = match (a, b) {
-        (0x2001, b) => b < 0x200 || b == 0xdb8,
-        (0x2002, _) => true,
-        (0x3fff, b) => b < 0x1000,
-        _ => false,
-    };
-    global_unicast && !special
-}
-
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_DOCUMENT: usize = 5 << 10;
 const MAX_URL: usize = 1024;
@@ -285,42 +224,6 @@ const DEFAULT_AGE: Duration = Duration::from_secs(300);
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
-
-    #[test]
-    fn only_public_addresses_are_public() {
-        for address in ["1.1.1.1", "140.82.121.4", "2606:4700::1111", "::ffff:1.1.1.1"] {
-            assert!(is_public(address.parse().expect("an address")), "{address}");
-        }
-        for address in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "0.0.0.0",
-            "192.0.2.1",
-            "198.18.0.1",
-            "198.51.100.1",
-            "203.0.113.9",
-            "224.0.0.1",
-            "255.255.255.255",
-            "240.0.0.1",
-            "::1",
-            "::",
-            "fe80::1",
-            "fc00::1",
-            "ff02::1",
-            "::ffff:127.0.0.1",
-            "::127.0.0.1",
-            "64:ff9b::7f00:1",
-            "2001:db8::1",
-            "2002:7f00:1::",
-            "2001::1",
-        ] {
-            assert!(!is_public(address.parse().expect("an address")), "{address}");
-        }
-    }
 
     #[test]
     fn ids_that_are_not_plain_urls_are_refused_by_looking() {

@@ -13,6 +13,7 @@ pub mod document;
 mod flow;
 mod metadata;
 pub mod pages;
+mod public;
 mod refresh_grant;
 mod register;
 mod revoke;

@@ -102,8 +102,15 @@ impl Server {
         }
     }
 
-    /// Gate, then upstream.
+    /// Answers of resources are never kept by a cache, so only pages get the headers for pages.
     async fn resource(&self, number: usize, request: Request<Incoming>) -> Response<Body> {
+        let from_a_page = request.headers().contains_key(header::ORIGIN);
+        let response = self.gated(number, request).await;
+        if from_a_page { reply::exposed(response) } else { response }
+    }
+
+    /// Gate, then upstream.
+    async fn gated(&self, number: usize, request: Request<Incoming>) -> Response<Body> {
         let published = &self.upstreams[number];
         if !self.origins.allow(request.headers()) {
             return reply::problem(Problem::Origin);
@@ -111,13 +118,13 @@ impl Server {
         match *request.method() {
             Method::OPTIONS => return reply::preflight(RESOURCE_METHODS),
             Method::GET | Method::POST | Method::DELETE => {}
-            _ => return reply::exposed(reply::problem(Problem::Method(RESOURCE_METHODS))),
+            _ => return reply::problem(Problem::Method(RESOURCE_METHODS)),
         }
         let permit = match self.gate.permit(number, request.headers()).await {
             Ok(permit) => permit,
             Err(denial) => {
                 let front = is_a_browser(&request).then(|| self.front.clone());
-                return reply::exposed(reply::denial(denial, &published.challenges, front));
+                return reply::denial(denial, &published.challenges, front);
             }
         };
         let person = Person(permit.person(), permit.login().into());
@@ -126,7 +133,7 @@ impl Server {
             Err(failure) => reply::upstream_failure(failure),
         };
         response.extensions_mut().insert(person);
-        reply::exposed(response)
+        response
     }
 
     /// The authorization server: body read here, work done on the side.

@@ -1,0 +1,31 @@
+# `just` lists what there is.
+default:
+    @just --list
+
+# what CI runs before the slow parts
+check:
+    cargo fmt --check
+    cargo clippy --all-targets -- -D warnings
+    cargo test
+
+# everything, from the packages up
+ci:
+    .ci/run
+
+# see it work
+quickstart:
+    cargo run --example quickstart
+
+# real clients, conformance suite, real browser; each needs the release binaries
+release:
+    cargo build --release --bin mcp-auth-proxy --example standin --example profile
+interop: release
+    tests/interop/run
+conformance: release
+    tests/conformance/run
+browser: release
+    tests/browser/run
+
+# licences, advisories, doubles
+deny:
+    cargo deny check
