@@ -46,7 +46,7 @@ pub struct Config {
     pub lifetimes: Lifetimes,
     /// Whether anybody may register a client.
     pub registration: bool,
-    /// Whether registered clients may use private-use redirect schemes (`cursor://…`).
+    /// Whether clients that are not configured may use private-use redirect schemes (`cursor://…`).
     pub private_use_schemes: bool,
     /// Configured clients, with the secret of the confidential ones.
     pub clients: Vec<(Client, Option<SecretString>)>,

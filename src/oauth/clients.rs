@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq;
 use super::AuthorizationServer;
 use super::document::DocumentError;
 use crate::protocol::client::{AuthMethod, Client, Origin, PREFIX};
-use crate::protocol::redirect::RedirectUri;
+use crate::protocol::redirect::{RedirectKind, RedirectUri};
 use crate::protocol::token::TAG_BYTES;
 use crate::seal::KeyRing;
 
@@ -56,15 +56,18 @@ impl AuthorizationServer {
         if let Some((client, _)) = self.configured(id) {
             return Ok(client.clone());
         }
-        if id.starts_with(PREFIX) {
-            return self.registered(id).ok_or(NoClient::Unknown);
+        let mut client = if id.starts_with(PREFIX) {
+            // With registration off those who came before start no new login either; what they hold lives on.
+            let registered = self.registered(id).filter(|_| self.settings.registration);
+            registered.ok_or(NoClient::Unknown)?
+        } else {
+            let documents = self.parts.documents.as_ref().filter(|_| id.starts_with("https:"));
+            documents.ok_or(NoClient::Unknown)?.client(id).await.map_err(NoClient::Document)?
+        };
+        if !self.settings.private_use_schemes {
+            client.redirect_uris.retain(|uri| uri.kind() != RedirectKind::PrivateUse);
         }
-        match &self.parts.documents {
-            Some(documents) if id.starts_with("https:") => {
-                documents.client(id).await.map_err(NoClient::Document)
-            }
-            _ => Err(NoClient::Unknown),
-        }
+        Ok(client)
     }
 
     /// The client behind an id, for a request that redeems what it was given before. A metadata document is

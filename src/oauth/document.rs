@@ -153,7 +153,7 @@ impl Fetcher {
 
 fn client(id: &str, host: String, body: &[u8]) -> Result<Client, DocumentError> {
     let document: Document =
-        serde_json::from_slice(body).map_err(|_| DocumentError::Content("it is not valid JSON metadata"))?;
+        super::json_object(body).map_err(|_| DocumentError::Content("it is not valid JSON metadata"))?;
     if document.client_id != id {
         return Err(DocumentError::Content("its client_id is not its own URL"));
     }

@@ -25,6 +25,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use secrecy::SecretString;
+use serde::de::DeserializeOwned;
 
 use crate::clock::Clock;
 use crate::github::GitHub;
@@ -47,7 +48,7 @@ pub struct Settings {
     pub resources: Vec<Published>,
     /// Whether anybody may register.
     pub registration: bool,
-    /// Whether registered clients may use private-use redirect schemes.
+    /// Whether clients that the operator did not configure may use private-use redirect schemes.
     pub private_use_schemes: bool,
     /// Configured clients with their secrets.
     pub clients: Vec<(Client, Option<SecretString>)>,
@@ -146,6 +147,14 @@ impl AuthorizationServer {
 
     fn published(&self, path: &str) -> Option<&Published> {
         self.settings.resources.iter().find(|published| published.resource.path() == path)
+    }
+}
+
+/// Reads a JSON object. serde alone would take an array of the members in order for one.
+fn json_object<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error> {
+    match text.trim_ascii_start().first() {
+        Some(b'{') => serde_json::from_slice(text),
+        _ => Err(serde::de::Error::custom("not an object")),
     }
 }
 

@@ -6,7 +6,7 @@ use http::header;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Answer, AuthorizationServer, Failure, Request};
+use super::{Answer, AuthorizationServer, Failure, Request, json_object};
 use crate::oauth::clients::Registration;
 use crate::protocol::client::{AuthMethod, display_name};
 use crate::protocol::error::{Code, OAuthError};
@@ -81,12 +81,11 @@ impl AuthorizationServer {
                         "redirect_uris[{at}] uses a private-use scheme, which this server does not accept"
                     );
                 }
-                Ok(uri) => {
+                Ok(uri) if usable.len() < MAX_URIS && total + uri.as_str().len() <= MAX_TOTAL => {
                     total += uri.as_str().len();
-                    if usable.len() < MAX_URIS && total <= MAX_TOTAL {
-                        usable.push(uri);
-                    }
+                    usable.push(uri);
                 }
+                Ok(_) => {}
                 Err(error) => reason = format!("redirect_uris[{at}] {error}"),
             }
         }
@@ -102,7 +101,7 @@ fn read(request: &Request) -> Result<Metadata, OAuthError> {
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
         return Err(refuse("send the client metadata as application/json".to_owned()));
     }
-    serde_json::from_slice(&request.body).map_err(|error| {
+    json_object(&request.body).map_err(|error| {
         // serde's own words may quote the input.
         refuse(format!("not valid client metadata at line {}, column {}", error.line(), error.column()))
     })
@@ -122,7 +121,7 @@ fn auth_method(asked: Option<&str>, redirect_uris: &[RedirectUri]) -> Result<Aut
     // Perplexity declares `none`, yet refuses an answer without a secret.
     let needs_secret = |uri: &RedirectUri| PERPLEXITY.iter().any(|prefix| uri.as_str().starts_with(prefix));
     match asked {
-        Some("none") if redirect_uris.iter().any(needs_secret) => Ok(AuthMethod::ClientSecretPost),
+        None | Some("none") if redirect_uris.iter().any(needs_secret) => Ok(AuthMethod::ClientSecretPost),
         // RFC 7591 §2 makes client_secret_basic the default, but the SDKs that leave it out are public clients:
         // they read the answer, and several of them understand `none` and `client_secret_post` only.
         None => Ok(AuthMethod::None),

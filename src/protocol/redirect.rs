@@ -128,7 +128,7 @@ fn web(scheme: &str, raw: &str, rest: &str) -> Result<RedirectKind, RedirectErro
     // What we compare (raw) and what a browser opens (parsed) must name the same host.
     let url = Url::parse(raw).map_err(|_| RedirectError::Malformed)?;
     let host = host_of(authority);
-    if url.host_str() != Some(host.to_ascii_lowercase().as_str()) {
+    if url.host_str() != Some(host.to_ascii_lowercase().as_str()) || host.contains('*') {
         return Err(RedirectError::Malformed);
     }
     match scheme {

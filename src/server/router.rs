@@ -37,7 +37,7 @@ pub const ROUTES: [(&str, Endpoint); 6] = [
     ("/revoke", Endpoint::Revoke),
 ];
 
-/// Finds the room; one trailing slash is forgiven for resources only.
+/// Finds the room; one trailing slash is forgiven for resources and their documents only.
 pub fn route<'a>(server: &'a Server, path: &str) -> Route<'a> {
     let bare = path.strip_suffix('/').filter(|bare| !bare.is_empty()).unwrap_or(path);
     if let Some(number) = server.upstreams.iter().position(|published| published.path == bare) {
@@ -50,7 +50,7 @@ pub fn route<'a>(server: &'a Server, path: &str) -> Route<'a> {
         "/" => Route::Front,
         "/healthz" => Route::Health,
         "/readyz" => Route::Ready,
-        _ => server.documents.get(path).map_or(Route::Nothing, Route::Document),
+        _ => server.documents.get(bare).map_or(Route::Nothing, Route::Document),
     }
 }
 
