@@ -198,12 +198,10 @@ async fn whole(body: Incoming) -> Result<bytes::Bytes, Problem> {
 fn log(method: &Method, path: &str, client: IpAddr, response: &Response<Body>, took: Duration) {
     let status = response.status().as_u16();
     let outcome = response.extensions().get::<Outcome>();
-    let (outcome, cause) =
-        outcome.map_or(("", ""), |outcome| (outcome.word, outcome.cause.as_deref().unwrap_or("")));
-    let (person, login) = match response.extensions().get::<Person>() {
-        Some(Person(id, login)) => (*id, &**login),
-        None => (0, ""),
-    };
+    let cause = outcome.and_then(|outcome| outcome.cause.as_deref());
+    let outcome = outcome.map(|outcome| outcome.word);
+    let person = response.extensions().get::<Person>();
+    let (person, login) = (person.map(|person| person.0), person.map(|person| &*person.1));
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     // Escaped, cut: a path is a stranger's text.
     let path: String = path.chars().take(128).collect();
