@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { Client, GITHUB, INITIALIZE, MCP, PROXY, Site } from './client.mjs';
-import { Person, hold, intercept, launch, navigations } from './chrome.mjs';
+import { Person, keep, intercept, launch, navigations } from './chrome.mjs';
 import { look, seen, tabThrough } from './look.mjs';
 
 const APP = 'https://app.example';
@@ -16,7 +16,7 @@ const second = () => new Promise((resolve) => setTimeout(resolve, 1000));
 
 test('login: consent, GitHub, back to a loopback client, token, tool', async ({ page, person, site }) => {
   const client = await Client.register('Claude Code (everything)', site.callback);
-  const github = await hold(page, `${GITHUB}/login/*`);
+  const github = await keep(page, `${GITHUB}/login/*`);
   await page.goto(client.authorizeUrl());
   await look(page, 'consent-loopback');
   assert.deepEqual(await tabThrough(page), ['Deny', 'Allow and log in at GitHub']);
@@ -24,6 +24,7 @@ test('login: consent, GitHub, back to a loopback client, token, tool', async ({ 
   await github.reached;
   await look(page, 'on-to-github');
   github.release();
+  await page.locator('#continue').click();
   await page.locator('#sign-in-octocat').click();
   const { code, ...rest } = await site.arrived;
   assert.deepEqual(rest, { state: client.state, iss: PROXY });
@@ -85,7 +86,7 @@ test('login: a custom scheme gets a button and no jump', async ({ page, person }
   const button = page.locator('#continue');
   await button.waitFor();
   await second();
-  assert.deepEqual(tried.filter((url) => url.startsWith('cursor:')), [], 'no jump by itself');
+  assert.deepEqual([...tried].filter((url) => url.startsWith('cursor:')), [], 'no jump by itself');
   const { code, ...rest } = Object.fromEntries(new URL(await button.getAttribute('href')).searchParams);
   assert.deepEqual(rest, { state: client.state, iss: PROXY });
   assert.ok((await button.getAttribute('href')).startsWith(`${redirect}?`));
@@ -93,7 +94,7 @@ test('login: a custom scheme gets a button and no jump', async ({ page, person }
   assert.deepEqual(await tabThrough(page), ['Open the app']);
   await button.click();
   await second();
-  assert.deepEqual(tried.filter((url) => url.startsWith('cursor:')), [await button.getAttribute('href')], 'the button opens the app');
+  assert.deepEqual([...tried].filter((url) => url.startsWith('cursor:')), [await button.getAttribute('href')], 'the button opens the app');
   assert.equal((await client.whoami(code)).login, 'octocat');
 });
 
@@ -119,12 +120,13 @@ test('login: in a popup, whose callback page speaks to the page that opened it',
 
 test('deny: the client hears access_denied in spite of form-action', async ({ page, person, site }) => {
   const client = await Client.register('Unwanted client', site.callback);
-  const back = await hold(page, `${site.callback}*`);
+  const back = await keep(page, `${site.callback}*`);
   await page.goto(client.authorizeUrl());
   await page.getByRole('button', { name: 'Deny' }).click();
   await back.reached;
   await look(page, 'denied');
   back.release();
+  await page.locator('#continue').click();
   const { error_description: _, ...rest } = await site.arrived;
   assert.deepEqual(rest, { error: 'access_denied', state: client.state, iss: PROXY });
   assert.deepEqual(person.askedBelow(GITHUB), [], 'GitHub is not asked');
@@ -144,7 +146,7 @@ test('deny: an https client hears it, a custom scheme after a click', async ({ p
   await page.getByRole('button', { name: 'Deny' }).click();
   await page.locator('#continue').waitFor();
   await second();
-  assert.deepEqual(tried.filter((url) => url.startsWith('cursor:')), []);
+  assert.deepEqual([...tried].filter((url) => url.startsWith('cursor:')), []);
   await look(page, 'denied-custom-scheme');
   assert.match(await page.locator('#continue').getAttribute('href'), /^cursor:\/\/anysphere\/cb\?error=access_denied&/);
 }, { sites: [APP] });
@@ -181,7 +183,7 @@ test('tabs: two logins finished in swapped order, each code to its own client', 
   }
   await tab.locator('#sign-in-octocat').click();
   const second = await other.arrived;
-  assert.equal(site.called, false);
+  assert.equal(site.callbacks, 0);
   await page.locator('#sign-in-octocat').click();
   const first = await site.arrived;
   assert.deepEqual([first.state, second.state], [one.state, two.state]);
@@ -194,7 +196,7 @@ test('tabs: two logins finished in swapped order, each code to its own client', 
 test('another browser: the GitHub URL and the callback of a login are worth nothing there (CO-02)', async ({ page, site, sitDown }) => {
   const attacker = await Client.register('Attacker', site.callback);
   const [github, callback] = ['/login/*', '/github/callback*'].map((path, at) => `${[GITHUB, PROXY][at]}${path}`);
-  const held = await hold(page, github);
+  const held = await keep(page, github);
   await page.goto(attacker.authorizeUrl());
   await page.getByRole('button', { name: /^Allow/ }).click();
   const githubUrl = await held.reached;
@@ -214,21 +216,22 @@ test('another browser: the GitHub URL and the callback of a login are worth noth
   await target.goto(own.authorizeUrl());
   await target.getByRole('button', { name: /^Allow/ }).click();
   await target.waitForURL(`${site.callback}*`);
-  const before = site.hits.length;
+  const before = site.callbacks;
   await target.goto(githubUrl);
   await target.locator('h1', { hasText: 'This login cannot be finished' }).waitFor();
-  assert.equal(site.hits.length, before, 'nothing is redirected');
+  assert.equal(site.callbacks, before, 'nothing is redirected');
 
   // The attacker goes on to the callback, stops there, and hands that URL over.
   await intercept(page, callback, () => 'fail');
   held.release();
+  await page.locator('#continue').click();
   const [stopped] = await Promise.all([
     page.waitForEvent('requestfailed', (request) => request.url().startsWith(`${PROXY}/github/callback`)),
     page.locator('#sign-in-octocat').click(),
   ]);
   const answer = await target.goto(stopped.url());
   assert.equal(answer.status(), 400);
-  assert.equal(site.hits.length, before, 'nothing is redirected');
+  assert.equal(site.callbacks, before, 'nothing is redirected');
 });
 
 test('another site: a form there cannot decide, nor carry a stolen page', async ({ page, person, site, sitDown }) => {
@@ -310,7 +313,7 @@ test('pages: unknown client, foreign redirect_uri, broken request', async ({ pag
     assert.equal(await page.locator('h1').textContent(), title);
     await look(page, name);
   }
-  assert.equal(site.called, false);
+  assert.equal(site.callbacks, 0);
 });
 
 test('pages: an error for a client nobody vouches for is offered, not sent', async ({ page, person }) => {
@@ -333,14 +336,14 @@ test('pages: a callback opened again is finished already', async ({ page, person
   await page.goto(client.authorizeUrl());
   await person.logIn(page);
   const { code } = await site.arrived;
-  const before = site.hits.length;
+  const before = site.callbacks;
   const [callback] = person.askedBelow(`${PROXY}/github/callback`);
   for (const open of [() => page.goto(callback), () => page.reload()]) {
     assert.equal((await open()).status(), 400);
     assert.equal(await page.locator('h1').textContent(), 'This login is finished already');
   }
   await look(page, 'finished-already');
-  assert.equal(site.hits.length, before);
+  assert.equal(site.callbacks, before);
   assert.equal((await client.whoami(code)).login, 'octocat', 'the login itself is not hurt');
 });
 
