@@ -98,6 +98,9 @@ impl Server {
             Route::Document(_) => reply::problem(Problem::Method("GET, HEAD, OPTIONS")),
             Route::Front if get => reply::page(200, self.front.clone(), None),
             Route::Front => reply::problem(Problem::Method("GET, HEAD")),
+            // Pages try several spellings of the metadata; they must be able to read that one is not there.
+            Route::NoDocument if *request.method() == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
+            Route::NoDocument => reply::exposed(reply::problem(Problem::NotFound)),
             Route::Nothing | Route::Health | Route::Ready => reply::problem(Problem::NotFound),
         }
     }

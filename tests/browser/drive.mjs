@@ -103,8 +103,12 @@ test('login: in a popup, whose callback page speaks to the page that opened it',
   await page.goto(`${site.origin}/opener`);
   const [popup] = await Promise.all([
     page.waitForEvent('popup'),
-    page.evaluate((url) => void window.open(url, 'login', 'width=600,height=700'), client.authorizeUrl()),
+    page.evaluate((url) => void (window.w = window.open('about:blank', 'login', 'width=600,height=700')), client.authorizeUrl()),
   ]);
+  const cdp = await person.context.newCDPSession(popup);
+  await cdp.send('Fetch.enable', { patterns: [{ urlPattern: `${PROXY}/*`, requestStage: 'Response' }] });
+  cdp.on('Fetch.requestPaused', ({ requestId, responseStatusCode, responseHeaders }) => cdp.send('Fetch.continueResponse', { requestId, responseCode: responseStatusCode, responseHeaders: responseHeaders }).catch(() => {}));
+  await page.evaluate((url) => void (window.w.location = url), client.authorizeUrl());
   await person.logIn(popup);
   await site.arrived;
   await page.waitForFunction(() => window.told, null, { timeout: 3000 }).catch(() => assert.fail('window.opener is gone'));
@@ -156,7 +160,7 @@ test('deny: a decision is made once, also by the back button', async ({ page, si
   await page.goto(client.authorizeUrl());
   const flow = await page.locator('input[name=flow]').inputValue();
   await page.getByRole('button', { name: 'Deny' }).click();
-  await site.arrived;
+  await page.waitForURL(`${site.callback}*`);
   await page.goto(`${PROXY}/`);
   await page.evaluate((sealed) => {
     const form = document.createElement('form');
@@ -335,6 +339,7 @@ test('pages: a callback opened again is finished already', async ({ page, person
   const client = await Client.register('Impatient client', site.callback);
   await page.goto(client.authorizeUrl());
   await person.logIn(page);
+  await page.waitForURL(`${site.callback}*`);
   const { code } = await site.arrived;
   const before = site.callbacks;
   const [callback] = person.askedBelow(`${PROXY}/github/callback`);
