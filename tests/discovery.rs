@@ -111,6 +111,9 @@ async fn unknown_well_known_paths_are_a_json_404_without_echo() {
         assert_eq!(answer.error(), "not_found", "{path}");
         assert_eq!(answer.header("content-type"), "application/json", "{path}");
         assert!(!answer.text().contains("evil"), "{path}");
+        // A page that looks for metadata must be able to read that there is none.
+        let exposed = answer.header("access-control-allow-origin") == "*";
+        assert_eq!(exposed, path.starts_with("/.well-known/"), "{path}");
     }
 }
 

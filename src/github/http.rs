@@ -6,7 +6,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use super::GitHub;
+use super::{GitHub, Settings};
 
 /// GitHub could not say. Never means "no": a firewall's 403 or a rate limit is no judgement of a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -86,8 +86,6 @@ impl GitHub {
         send(request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)).await
     }
 }
-
-use super::Settings;
 
 fn api_headers(request: RequestBuilder) -> RequestBuilder {
     request.header(header::ACCEPT, "application/vnd.github+json").header("X-GitHub-Api-Version", "2022-11-28")

@@ -130,11 +130,8 @@ async fn serve_http1(
 ) -> hyper::Result<()> {
     let service = service_fn(move |request| server.clone().answer(peer, request));
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEAD);
+    // At most 100 headers: hyper's own default, kept because setting it costs an allocation per request.
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     tokio::select! {
         outcome = connection.as_mut() => return outcome,
@@ -168,7 +165,6 @@ async fn serve_http2(
 const BACKLOG: i32 = 1024;
 /// For a whole head, and for the next one on a connection that is kept alive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-const MAX_HEADERS: usize = 100;
 /// Largest head, and read buffer of a connection.
 const MAX_HEAD: usize = 64 << 10;
 /// Open requests of one HTTP/2 connection.

@@ -98,6 +98,9 @@ impl Server {
             Route::Document(_) => reply::problem(Problem::Method("GET, HEAD, OPTIONS")),
             Route::Front if get => reply::page(200, self.front.clone(), None),
             Route::Front => reply::problem(Problem::Method("GET, HEAD")),
+            // Pages try several spellings of the metadata; they must be able to read that one is not there.
+            Route::NoDocument if *request.method() == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
+            Route::NoDocument => reply::exposed(reply::problem(Problem::NotFound)),
             Route::Nothing | Route::Health | Route::Ready => reply::problem(Problem::NotFound),
         }
     }
@@ -198,12 +201,10 @@ async fn whole(body: Incoming) -> Result<bytes::Bytes, Problem> {
 fn log(method: &Method, path: &str, client: IpAddr, response: &Response<Body>, took: Duration) {
     let status = response.status().as_u16();
     let outcome = response.extensions().get::<Outcome>();
-    let (outcome, cause) =
-        outcome.map_or(("", ""), |outcome| (outcome.word, outcome.cause.as_deref().unwrap_or("")));
-    let (person, login) = match response.extensions().get::<Person>() {
-        Some(Person(id, login)) => (*id, &**login),
-        None => (0, ""),
-    };
+    let cause = outcome.and_then(|outcome| outcome.cause.as_deref());
+    let outcome = outcome.map(|outcome| outcome.word);
+    let person = response.extensions().get::<Person>();
+    let (person, login) = (person.map(|person| person.0), person.map(|person| &*person.1));
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     // Escaped, cut: a path is a stranger's text.
     let path: String = path.chars().take(128).collect();

@@ -10,6 +10,8 @@ pub enum Route<'a> {
     Resource(usize),
     Endpoint(Endpoint),
     Document(&'a Bytes),
+    /// Below /.well-known/, but nothing we have.
+    NoDocument,
     Front,
     Health,
     Ready,
@@ -50,7 +52,11 @@ pub fn route<'a>(server: &'a Server, path: &str) -> Route<'a> {
         "/" => Route::Front,
         "/healthz" => Route::Health,
         "/readyz" => Route::Ready,
-        _ => server.documents.get(bare).map_or(Route::Nothing, Route::Document),
+        _ => match server.documents.get(bare) {
+            Some(document) => Route::Document(document),
+            None if path.starts_with("/.well-known/") => Route::NoDocument,
+            None => Route::Nothing,
+        },
     }
 }
 

@@ -220,7 +220,8 @@ impl Upstream {
             parts.headers.remove(header::CONTENT_LENGTH);
             // Proxies in front of us must not collect events either.
             parts.headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-            let endpoint = is_get.then(|| binding.endpoints(&self.settings.target, permit.resource().path()));
+            let path = permit.resource().path();
+            let endpoint = is_get.then(|| binding.endpoints(&self.settings.target, path)).flatten();
             let Settings { keep_alive, recheck, .. } = self.settings;
             Answer::events(body, lease, sse::Stream::new(endpoint, permit.watch(), keep_alive, recheck))
         } else {

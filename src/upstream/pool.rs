@@ -209,7 +209,7 @@ where
     T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
-    builder.max_headers(MAX_HEADERS).max_buf_size(MAX_HEAD);
+    builder.max_buf_size(MAX_HEAD);
     let (sender, connection) = builder.handshake(io).await.map_err(|error| error.to_string())?;
     // One task per connection; it ends with it. What goes wrong shows at the request that met it.
     tokio::spawn(async move { drop(connection.await) });
@@ -220,6 +220,5 @@ where
 const MAX_IDLE: usize = 256;
 /// Node's servers close after 5 s, uvicorn after 5 s: a little less, so that we are the first.
 const MAX_IDLE_TIME: Duration = Duration::from_millis(4_500);
-const MAX_HEADERS: usize = 128;
 /// Largest head of an answer, and read buffer of a connection.
 const MAX_HEAD: usize = 64 << 10;

@@ -35,13 +35,13 @@ pub enum Cut {
 
 impl Stream {
     pub fn new(
-        endpoints: Option<Option<Endpoints>>,
+        endpoints: Option<Endpoints>,
         watch: PermitWatch,
         keep_alive: Duration,
         recheck: Duration,
     ) -> Self {
         Stream {
-            rewriter: endpoints.flatten().map(Rewriter::new),
+            rewriter: endpoints.map(Rewriter::new),
             tail: Tail::default(),
             watch,
             keep_alive: (keep_alive, Box::pin(sleep(keep_alive))),

@@ -90,23 +90,21 @@ export async function intercept(page, urlPattern, answer) {
   return session;
 }
 
-/** Holds what a page is about to open, so that there is time to look at the page that leads there. */
-export async function hold(page, urlPattern) {
-  let release;
+/** Keeps a page from leaving by itself, so that there is time to look at it; after `release()` it may go. */
+export async function keep(page, urlPattern) {
+  let released = false;
   let reach;
-  const released = new Promise((resolve) => (release = resolve));
   const reached = new Promise((resolve) => (reach = resolve));
-  await intercept(page, urlPattern, (url) => (reach(url), released));
-  return { reached, release };
+  await intercept(page, urlPattern, (url) => (reach(url), released || 'fail'));
+  return { reached, release: () => (released = true) };
 }
 
 /** Everything a page of ours tried to open, custom schemes too, which are no requests. */
 export async function navigations(page) {
   const session = await page.context().newCDPSession(page);
-  const tried = [];
+  const tried = new Set();
   await session.send('Page.enable');
-  session.on('Page.frameRequestedNavigation', ({ url }) => tried.push(url));
-  session.on('Page.frameScheduledNavigation', ({ url }) => tried.push(url));
+  for (const event of ['Page.frameRequestedNavigation', 'Page.frameScheduledNavigation']) session.on(event, ({ url }) => tried.add(url));
   return tried;
 }
 

@@ -111,20 +111,18 @@ export class Site {
   }
 
   constructor(pages) {
-    this.hits = [];
+    this.callbacks = 0;
     this.arrived = new Promise((resolve) => (this.arrive = resolve));
     this.server = createServer((request, response) => {
       const url = new URL(request.url, 'http://site');
-      this.hits.push(request.url);
-      if (url.pathname === '/callback') this.arrive(Object.fromEntries(url.searchParams));
+      if (url.pathname === '/callback') {
+        this.callbacks += 1;
+        this.arrive(Object.fromEntries(url.searchParams));
+      }
       const page = url.pathname === '/callback' ? (pages['/callback'] ?? '<h1>Back at the client</h1>') : pages[url.pathname];
       response.writeHead(page === undefined ? 404 : 200, { 'Content-Type': 'text/html' });
       response.end(page ?? 'nothing');
     });
-  }
-
-  get called() {
-    return this.hits.some((hit) => hit.startsWith('/callback'));
   }
 
   close() {

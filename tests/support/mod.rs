@@ -5,10 +5,31 @@ pub mod browser;
 pub mod github;
 pub mod http;
 pub mod proxy;
+pub mod raw;
+pub mod sabotage;
 pub mod upstream;
 
+use std::future::{Future, poll_fn};
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::Poll;
+
+/// Runs futures at once and returns their outcomes in order.
+pub async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut futures: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
+    let mut outcomes: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        for (future, outcome) in futures.iter_mut().zip(&mut outcomes).filter(|(_, done)| done.is_none()) {
+            if let Poll::Ready(ready) = future.as_mut().poll(context) {
+                *outcome = Some(ready);
+            }
+        }
+        if outcomes.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    outcomes.into_iter().flatten().collect()
+}
 
 /// A directory that is gone when the test is over.
 pub struct TempDir(PathBuf);

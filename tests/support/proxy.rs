@@ -4,6 +4,7 @@
 //! whatever the URL says.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use mcp_auth_proxy::clock::ManualClock;
 use mcp_auth_proxy::config::{Config, Problem};
 use serde_json::{Value, json};
 
+use super::TempDir;
 use super::browser::Browser;
 use super::github::{GitHub, Options, TokenKind, User};
 use super::http::{self as plain, Answer, form};
@@ -65,6 +67,19 @@ impl Default for Setup {
             },
         }
     }
+}
+
+impl Setup {
+    /// The plain proxy on a SQLite file in `dir`, which survives restarts and serves replicas.
+    pub fn on(dir: &TempDir) -> Self {
+        let store = format!("sqlite:{}", database(dir).display());
+        Setup { store, ..Setup::default() }
+    }
+}
+
+/// The file of [`Setup::on`].
+pub fn database(dir: &TempDir) -> PathBuf {
+    dir.path().join("proxy.db")
 }
 
 const RESOURCE: &str = r#"[{path: /mcp, upstream: "MCP/mcp", inject: {X-GitHub-Token: "{github_token}"}}]"#;
@@ -243,7 +258,21 @@ impl Proxy {
 
     /// Calls `/mcp` and returns the answer.
     pub async fn ping(&self, token: &str) -> Answer {
-        self.send(self.call("/mcp", token).body(Bytes::from_static(PING)).expect("a request")).await
+        self.ping_at(self.address, token).await
+    }
+
+    /// The same at a replica.
+    pub async fn ping_at(&self, address: SocketAddr, token: &str) -> Answer {
+        let request = self.call("/mcp", token).body(Bytes::from_static(PING)).expect("a request");
+        plain::send(address, request).await
+    }
+
+    /// A form for a replica.
+    pub async fn post_form_at(&self, address: SocketAddr, path: &str, pairs: &[(&str, &str)]) -> Answer {
+        let request = self
+            .request(Method::POST, path)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
+        plain::send(address, request.body(form(pairs)).expect("a request")).await
     }
 }
 

@@ -1,5 +1,6 @@
 //! The state of the stand-in: people, browser, grants, codes, tokens.
 //! Knows GitHub's rules about tokens, and no HTTP.
+#![expect(clippy::disallowed_types, reason = "a stand-in has no clock of ours to ask")]
 
 use std::{
     collections::{BTreeSet, HashMap},
