@@ -21,11 +21,12 @@ use crate::protocol::scope::{OFFLINE_ACCESS, ScopeSet};
 impl AuthorizationServer {
     /// `GET /authorize` (and `POST` with a form, OAuth 2.1 §3.1): the consent page.
     pub async fn authorize(&self, request: &Request) -> Result<Answer, Failure> {
-        let text = match request.method {
-            Method::POST => &request.body[..],
-            _ => request.query.as_deref().unwrap_or_default().as_bytes(),
-        };
-        let params = Params::parse(text)
+        let mut text = request.query.clone().unwrap_or_default().into_bytes();
+        if request.method == Method::POST {
+            // Read together, so that a parameter given here and there is one given twice.
+            text = [&text, &b"&"[..], &request.body].concat();
+        }
+        let params = Params::parse(&text)
             .map_err(|error| Failure::displayed("This login link is broken", format!("In it {error}.")))?;
         let client = self.requesting_client(&params).await?;
         let Some(redirect_uri) = client.redirect_uri(params.get("redirect_uri")) else {

@@ -88,7 +88,11 @@ impl AuthorizationServer {
         let published =
             published.ok_or_else(|| OAuthError::new(Code::ServerError, "the resource is gone"))?;
         let code = params.get("code").unwrap_or_default();
-        let granted = self.parts.github.exchange(code, verifier).await.map_err(login_failed)?;
+        let granted = match self.parts.github.exchange(code, verifier).await {
+            Ok(granted) => granted,
+            Err(LoginError::Refused(_)) if self.is_finished(flow).await? => return Err(Ended::Finished),
+            Err(failure) => return Err(login_failed(failure).into()),
+        };
         let profile = self.parts.github.profile(&granted.access_token).await.map_err(login_failed)?;
         self.admit(&profile, &granted).await?;
         let email = match published.needs_email {
@@ -96,11 +100,16 @@ impl AuthorizationServer {
             false => None,
         };
         let until = flow.started.after(FLOW_LIFETIME * 2);
-        let marked = self.parts.people.finish_login(&URL_SAFE_NO_PAD.encode(flow.id), until).await;
+        let marked = self.parts.people.finish_login(&name(flow), until).await;
         if marked.map_err(OAuthError::unavailable)? == Created::Exists {
             return Err(Ended::Finished);
         }
         self.start_family(flow, published, &profile, email, &granted).await.map_err(Ended::Told)
+    }
+
+    /// A reload that another replica answers: GitHub's code was spent by the login that it finished.
+    async fn is_finished(&self, flow: &Flow) -> Result<bool, OAuthError> {
+        self.parts.people.is_login_finished(&name(flow)).await.map_err(OAuthError::unavailable)
     }
 
     /// The allow-list decides; a person it does not know leaves no trace, at GitHub neither.
@@ -177,6 +186,11 @@ impl AuthorizationServer {
             RedirectKind::Https | RedirectKind::Loopback => Answer::Redirect(location),
         }
     }
+}
+
+/// What a flow's end is marked under.
+fn name(flow: &Flow) -> String {
+    URL_SAFE_NO_PAD.encode(flow.id)
 }
 
 /// The client hears an allow-listed code and our own words, never GitHub's text.

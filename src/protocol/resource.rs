@@ -68,8 +68,15 @@ impl Resource {
 /// origin (then the first resource is meant). A fragment is never allowed (RFC 8707 §2).
 pub fn named<'a>(resources: &'a [Resource], issuer: &Issuer, text: &str) -> Option<&'a Resource> {
     let url = Url::parse(text).ok()?;
-    let rewritten =
-        text.contains('\\') || text.contains("/.") || text.contains("/%2e") || text.contains("/%2E");
+    // What the parser would silently mend is not what anybody configured.
+    let (_, rest) = text.split_once(':')?;
+    let mended =
+        !rest.starts_with("//") || rest.starts_with("///") || !text.bytes().all(|b| b.is_ascii_graphic());
+    let rewritten = mended
+        || text.contains('\\')
+        || text.contains("/.")
+        || text.contains("/%2e")
+        || text.contains("/%2E");
     let odd = url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() || rewritten;
     if odd || url.origin().ascii_serialization() != issuer.as_str() {
         return None;

@@ -160,6 +160,11 @@ pub fn failure(failure: Failure, wants_json: bool) -> Response<Body> {
         Failure::Displayed { status, code, text, cause, .. } if wants_json => {
             because(error(status, code.as_str(), &text, None), code.as_str(), cause)
         }
+        Failure::Offered { error: failed, .. } if wants_json => because(
+            error(400, failed.code.as_str(), &failed.public, None),
+            failed.code.as_str(),
+            failed.cause,
+        ),
         Failure::Displayed { status, code, title, text, cause } => {
             let hint = "You can close this page.";
             let html = pages::render(&pages::Problem { title, text: &text, hint });

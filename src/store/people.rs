@@ -117,6 +117,11 @@ impl People {
         self.records.create(&format!("flow/{flow}"), record).await
     }
 
+    /// Whether a login flow was finished before, on whatever replica.
+    pub async fn is_login_finished(&self, flow: &str) -> Result<bool, StoreError> {
+        Ok(self.records.read(&format!("flow/{flow}")).await?.is_some())
+    }
+
     fn record(&self, credential: &CredentialRecord) -> Record {
         let version = u64::from_be_bytes(self.clock.random());
         let expires = self.clock.now().after(self.keep);
