@@ -118,7 +118,7 @@ impl Upstream {
         }
         let own = self.settings.target.path();
         // RFC 6750 §2.3 tokens in URLs are neither accepted nor passed on.
-        let pairs = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("access_token="));
+        let pairs = query.split('&').filter(|pair| !pair.is_empty() && !is_access_token(pair));
         let query = pairs.collect::<Vec<_>>().join("&");
         if query.is_empty() {
             return Ok(own.clone());
@@ -232,6 +232,11 @@ impl Upstream {
         parts.version = http::Version::HTTP_11;
         Ok(Response::from_parts(parts, answer))
     }
+}
+
+/// Whether a pair of a query is an access token, however its name is spelt.
+fn is_access_token(pair: &str) -> bool {
+    url::form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| name.eq_ignore_ascii_case("access_token"))
 }
 
 /// Events that we can read: a compressed stream passes as it is.

@@ -77,9 +77,10 @@ pub async fn open(address: SocketAddr, request: Request<Bytes>) -> (http::respon
 pub async fn next(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
     loop {
         match body.frame().await? {
+            // HTTP/2 may end with an empty frame.
             Ok(frame) => match frame.into_data() {
-                Ok(data) => return Some(Ok(data)),
-                Err(_) => continue,
+                Ok(data) if !data.is_empty() => return Some(Ok(data)),
+                _ => continue,
             },
             Err(error) => return Some(Err(error)),
         }

@@ -77,6 +77,12 @@ impl Setup {
     }
 }
 
+/// Resources for a [`Setup`]: `/mcp` in front of any origin, with further keys (`, max_body: 1MiB`).
+pub fn in_front_of(origin: &str, more: &str) -> &'static str {
+    let inject = r#"{X-GitHub-Token: "{github_token}"}"#;
+    Box::leak(format!("[{{path: /mcp, upstream: '{origin}/mcp', inject: {inject}{more}}}]").into_boxed_str())
+}
+
 /// The file of [`Setup::on`].
 pub fn database(dir: &TempDir) -> PathBuf {
     dir.path().join("proxy.db")
