@@ -227,7 +227,7 @@ async fn an_upstream_cannot_speak_for_our_origin() {
         response.headers_mut().insert("x-echo", HeaderValue::from_str(&echoed).unwrap());
         response
     });
-    let answer = send(&proxy, &tokens, &[]).await.expect(200);
+    let answer = send(&proxy, &tokens, &[("origin", "http://localhost:6274")]).await.expect(200);
     for gone in [
         "set-cookie",
         "set-cookie2",
@@ -319,6 +319,8 @@ async fn no_shared_cache_may_keep_an_answer() {
         (&[("cache-control", "x-private, max-age=60")], "no-store"),
         (&[("cache-control", "Private, max-age=60")], "Private, max-age=60"),
         (&[("cache-control", "no-store, private")], "no-store, private"),
+        (&[("cache-control", "no-cache, no-transform")], "no-cache, no-transform"),
+        (&[("cache-control", "no-cache=\"x-a\", max-age=60")], "no-store"),
         (&[("cache-control", "no-cache, no-transform, no-store")], "no-cache, no-transform, no-store"),
         (&[("cdn-cache-control", "max-age=60"), ("surrogate-control", "max-age=60")], "no-store"),
     ];

@@ -91,7 +91,9 @@ fn is_shareable(headers: &HeaderMap) -> bool {
         let mut directives = text.split(',').map(|directive| directive.split('=').next().unwrap_or_default());
         directives.any(|directive| directive.trim().eq_ignore_ascii_case(word))
     };
-    let kept_private = says("no-store") || (says("private") && !text.contains('"'));
+    // Event streams say `no-cache, no-transform`, which proxies on the way must see; both words may be limited
+    // to single fields (`private="x"`), then they do not count.
+    let kept_private = says("no-store") || ((says("private") || says("no-cache")) && !text.contains('"'));
     !kept_private || says("public") || says("s-maxage")
 }
 

@@ -101,6 +101,18 @@ test('login: a custom scheme gets a button and no jump', async ({ page, person }
   assert.equal((await client.whoami(code)).login, 'octocat');
 });
 
+test('login: the back button at GitHub leads to the question, which can be answered again', async ({ page, person, site }) => {
+  const client = await Client.register('Hesitant client', site.callback);
+  await page.goto(client.authorizeUrl());
+  await page.getByRole('button', { name: /^Allow/ }).click();
+  await page.locator('#sign-in-octocat').waitFor();
+  await page.goBack();
+  assert.ok(page.url().startsWith(`${PROXY}/authorize?`), page.url());
+  await person.logIn(page);
+  const { code } = await site.arrived;
+  assert.equal((await client.whoami(code)).login, 'octocat');
+});
+
 test('login: in a popup, whose callback page speaks to the page that opened it', async ({ page, person, site }) => {
   const client = await Client.register('Popup client', site.origin + '/callback');
   await page.goto(`${site.origin}/opener`);
@@ -424,7 +436,7 @@ test('fetch: a page on localhost discovers, registers, redeems and calls (the In
 
 // --- all of it ---------------------------------------------------------------------------------------------------------------
 
-const LIMIT = 60_000;
+const LIMIT = 30_000;
 
 async function runCase(browser, { body, expected }) {
   const people = [];
