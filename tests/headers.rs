@@ -306,7 +306,7 @@ async fn trailers_go_nowhere() {
 async fn no_shared_cache_may_keep_an_answer() {
     let proxy = Proxy::start().await;
     let tokens = proxy.login().await;
-    let table: [(&'static [(&'static str, &'static str)], &str); 13] = [
+    let table: [(&'static [(&'static str, &'static str)], &str); 15] = [
         (&[], "no-store"),
         (&[("cache-control", "public, max-age=60")], "no-store"),
         (&[("cache-control", "s-maxage=60")], "no-store"),

@@ -42,6 +42,7 @@ async fn sqlite_keeps_records_over_a_restart_and_for_its_owner_only() {
     let first = Sqlite::open(&path, clock.clock()).expect("opens");
     first.create("key", record.clone()).await.expect("created");
     drop(first);
+    assert!(!dir.path().join("a.db-wal").exists(), "a closed store is one file, to be copied as it is");
     let second = Sqlite::open(&path, clock.clock()).expect("opens again");
     assert_eq!(second.read("key").await, Ok(Some(record)));
     for name in ["a.db", "a.db-wal", "a.db-shm"] {

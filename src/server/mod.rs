@@ -21,7 +21,7 @@ use hyper::body::{Body as _, Incoming};
 use ipnet::IpNet;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use crate::clock::Clock;
 use crate::gate::Gate;
@@ -208,7 +208,11 @@ fn log(method: &Method, path: &str, client: IpAddr, response: &Response<Body>, t
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     // Escaped, cut: a path is a stranger's text.
     let path: String = path.chars().take(128).collect();
-    if status >= 500 {
+    let is_a_check = status == 200 && ["/healthz", "/readyz"].contains(&path.as_str());
+    if is_a_check {
+        // One every few seconds from every orchestrator.
+        debug!(%method, ?path, status, duration_ms, %client, "request");
+    } else if status >= 500 {
         error!(%method, ?path, status, duration_ms, %client, person, login, outcome, cause, "request");
     } else {
         info!(%method, ?path, status, duration_ms, %client, person, login, outcome, cause, "request");
