@@ -19,6 +19,9 @@ use support::upstream;
 const PATH: &str = "/client.json";
 const JSON: (&str, &str) = ("content-type", "application/json");
 
+/// Name, status, headers, body.
+type Case<'a> = (&'a str, u16, Vec<(&'a str, &'a str)>, Bytes);
+
 /// A proxy, the documents it trusts, and a good one at `PATH`.
 struct Stage {
     proxy: Proxy,
@@ -243,7 +246,7 @@ async fn documents_that_cannot_be_used_are_refused_and_not_kept() {
     let huge = with("padding", json!("x".repeat(1 << 20)));
     let other = documents.url("/other.json");
     let location = [("location", &*other), JSON];
-    let cases: Vec<(&str, u16, Vec<(&str, &str)>, Bytes)> = vec![
+    let cases: Vec<Case> = vec![
         ("301", 301, location.to_vec(), text.clone().into()),
         ("302", 302, location.to_vec(), text.clone().into()),
         ("303", 303, location.to_vec(), text.clone().into()),
