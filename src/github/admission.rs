@@ -68,7 +68,10 @@ impl Admission {
         if users.contains(&id) {
             return Ok(true);
         }
-        if let Some(login) = users.iter().find(|user| user.eq_ignore_ascii_case(&profile.login)) {
+        // A login may consist of digits: a listed number is an id and nothing else, or somebody could name
+        // themselves after it.
+        let logins = || users.iter().filter(|user| !user.bytes().all(|byte| byte.is_ascii_digit()));
+        if let Some(login) = logins().find(|user| user.eq_ignore_ascii_case(&profile.login)) {
             if self.people.pin(login, profile.id).await? == Pinned::Same {
                 return Ok(true);
             }
@@ -79,7 +82,7 @@ impl Admission {
             );
             return Ok(false);
         }
-        for user in users {
+        for user in logins() {
             if self.people.pinned(user).await? == Some(profile.id) {
                 warn!(login = user, now = profile.login, "an allow-listed person was renamed at GitHub");
                 return Ok(true);
