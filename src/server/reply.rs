@@ -87,7 +87,7 @@ pub fn denial(denial: Denial, challenges: &Challenges, front: Option<String>) ->
             None,
         ),
         Denial::Malformed => {
-            (401, "invalid_request", challenge::INVALID_REQUEST, &challenges.invalid_request, None)
+            (400, "invalid_request", challenge::INVALID_REQUEST, &challenges.invalid_request, None)
         }
         Denial::Invalid(why) => {
             (401, "invalid_token", challenge::INVALID_TOKEN, &challenges.invalid_token, Some(why))
