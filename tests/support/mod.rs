@@ -4,6 +4,7 @@
 pub mod browser;
 pub mod github;
 pub mod http;
+pub mod program;
 pub mod proxy;
 pub mod raw;
 pub mod sabotage;
