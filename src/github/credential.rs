@@ -13,6 +13,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::admission::{Admission, Admitted};
@@ -22,7 +23,7 @@ use crate::protocol::injection::Identity;
 use crate::seal::{KeyRing, Sealable};
 use crate::store::families::Families;
 use crate::store::people::{CredentialRecord, People};
-use crate::store::{Replaced, StoreError, Stored};
+use crate::store::{Created, Replaced, StoreError, Stored};
 
 /// Credentials in the store, and GitHub behind them.
 #[derive(Clone)]
@@ -38,6 +39,8 @@ struct Inner {
     side: Handle,
     // One entry per record that is being refreshed or checked right now.
     busy: DashMap<String, Arc<Mutex<()>>>,
+    // When a check in the background last began.
+    asked: moka::sync::Cache<String, Time>,
 }
 
 /// A credential that may be used.
@@ -86,8 +89,8 @@ impl Credentials {
         clock: Clock,
         (admission, side): (Arc<Admission>, Handle),
     ) -> Self {
-        let busy = DashMap::new();
-        Credentials(Arc::new(Inner { github, people, families, keys, clock, admission, side, busy }))
+        let (busy, asked) = (DashMap::new(), moka::sync::Cache::new(MAX_ASKED));
+        Credentials(Arc::new(Inner { github, people, families, keys, clock, admission, side, busy, asked }))
     }
 
     /// Keeps what a fresh login brought; it serves all families of the person from now on.
@@ -131,10 +134,13 @@ impl Credentials {
 
     /// Starts a check in the background; what it finds shows in the store.
     pub fn recheck_later(&self, key: &str) {
-        let (inner, key) = (self.0.clone(), key.to_owned());
-        if inner.busy.contains_key(&key) {
+        let (inner, key, now) = (self.0.clone(), key.to_owned(), self.0.clock.now());
+        // GitHub in trouble, or out of patience, is not asked at every request of everybody.
+        let asked = inner.asked.get(&key).is_some_and(|asked| now.since(asked) < CHECK_SPACING);
+        if asked || inner.busy.contains_key(&key) {
             return;
         }
+        inner.asked.insert(key.clone(), now);
         self.0.side.spawn(async move {
             if let Err(error) = inner.checked(&key, CHECK_SPACING).await {
                 warn!(%error, "a GitHub credential could not be checked");
@@ -223,6 +229,29 @@ impl Inner {
     }
 
     async fn refresh_alone(&self, key: &str) -> Result<Credential, CredentialError> {
+        let credential = self.read(key).await?;
+        if !self.is_expiring(&credential) {
+            return Ok(credential);
+        }
+        // Single flight across processes too: GitHub takes a refresh token once, and refuses the second asker.
+        for _ in 0..CLAIM_TRIES {
+            let until = self.clock.now().after(CLAIM_FOR);
+            if self.people.claim_refresh(key, until).await? == Created::Created {
+                let outcome = self.refresh_claimed(key).await;
+                // A claim that stays behind ends by itself.
+                let _ = self.people.release_refresh(key).await;
+                return outcome;
+            }
+            sleep(CLAIM_WAIT).await;
+            let credential = self.read(key).await?;
+            if !self.is_expiring(&credential) {
+                return Ok(credential);
+            }
+        }
+        Err(Trouble::new("another process has been refreshing for too long").into())
+    }
+
+    async fn refresh_claimed(&self, key: &str) -> Result<Credential, CredentialError> {
         let stored = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
         let (credential, refresh_token) = self.open(key, &stored)?;
         if !self.is_expiring(&credential) {
@@ -236,9 +265,16 @@ impl Inner {
             Ok(granted) => self.store_refreshed(key, &stored, &granted, &refresh_token).await,
             Err(error) if error.is_misconfiguration() => {
                 warn!(%error, "GitHub does not accept the configured client_id and client_secret");
-                Err(Trouble::new(error).into())
+                if still_good { Ok(credential) } else { Err(Trouble::new(error).into()) }
             }
-            Err(LoginError::Refused(_)) => self.bury(key, &stored.value, "refused at refresh").await,
+            Err(LoginError::Refused(_)) => {
+                let now = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
+                // A new login came in between: it stands.
+                if now.version != stored.version {
+                    return self.open(key, &now).map(|(credential, _)| credential);
+                }
+                self.bury(key, &stored.value, "refused at refresh").await
+            }
             Err(LoginError::Trouble(_)) if still_good => Ok(credential),
             Err(LoginError::Trouble(trouble)) => Err(trouble.into()),
         }
@@ -339,5 +375,11 @@ const REFRESH_BEFORE: Duration = Duration::from_secs(60);
 const RECHECK_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Checks that an upstream's 401 asks for are spaced this far apart.
 const CHECK_SPACING: Duration = Duration::from_secs(30);
+/// Credentials whose last check is remembered; forgetting one costs a call.
+const MAX_ASKED: u64 = 100_000;
+/// A little longer than a call to GitHub takes at most: a process that dies in it holds up nobody for long.
+const CLAIM_FOR: Duration = Duration::from_secs(15);
+const CLAIM_WAIT: Duration = Duration::from_millis(50);
+const CLAIM_TRIES: u32 = 300;
 /// How long the last good answer counts when GitHub cannot be asked.
 const OUTAGE_GRACE: Duration = Duration::from_secs(3_600);
