@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use support::github::{Endpoint, Fault, TokenKind, User};
 use support::http::Answer;
-use support::proxy::{PING, Proxy, Setup, Tokens};
+use support::proxy::{PING, Proxy, Setup, Tokens, database};
+use support::sabotage::Sabotage;
 use support::upstream::{RESULT, json, whole};
 use support::{TempDir, all};
 use tokio::io::AsyncWriteExt;
@@ -110,6 +111,54 @@ async fn a_client_that_leaves_during_a_refresh_does_not_lose_it() {
     soon(proxy.ping(&tokens.access)).await.expect(200);
     assert_eq!(proxy.github.world().count(Endpoint::Refresh), 1);
     assert!(proxy.github.world().is_live(&injected(&proxy)));
+}
+
+// AS-F9, ST-02: the store fails between GitHub's answer and the write of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_pair_that_could_not_be_stored_is_not_lost() {
+    let dir = TempDir::new();
+    let proxy = Proxy::with(app_tokens(&dir)).await;
+    let tokens = proxy.login().await;
+    proxy.forward(LIFETIME);
+    proxy.github.world().forward(LIFETIME.as_secs());
+    let hold = proxy.github.world().hold(Endpoint::Refresh);
+    let break_store = async {
+        proxy.github.called(Endpoint::Refresh, 1).await;
+        let sabotage = Sabotage::of(&database(&dir));
+        hold.release();
+        sabotage
+    };
+    let (answer, sabotage) = soon(async { tokio::join!(proxy.ping(&tokens.access), break_store) }).await;
+    is_unavailable(answer);
+    drop(sabotage);
+    // The claim of the refresh could not be given back either; it ends by itself.
+    proxy.forward(Duration::from_secs(15));
+    soon(proxy.ping(&tokens.access)).await.expect(200);
+    assert_eq!(proxy.github.world().count(Endpoint::Refresh), 1, "the old refresh token is not tried again");
+    assert!(proxy.github.world().is_live(&injected(&proxy)));
+}
+
+// AS-F9: a check notes its result in the record while another process refreshes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_changed_during_a_refresh_still_gets_the_new_pair() {
+    let dir = TempDir::new();
+    let proxy = Proxy::with(app_tokens(&dir)).await;
+    let tokens = proxy.login().await;
+    proxy.forward(LIFETIME);
+    proxy.github.world().forward(LIFETIME.as_secs());
+    let hold = proxy.github.world().hold(Endpoint::Refresh);
+    let touch = async {
+        proxy.github.called(Endpoint::Refresh, 1).await;
+        let store = rusqlite::Connection::open(database(&dir)).unwrap();
+        let sql = "UPDATE records SET version = version + 1 WHERE key LIKE 'credential/%'";
+        assert_eq!(store.execute(sql, []), Ok(1));
+        hold.release();
+    };
+    let (answer, ()) = soon(async { tokio::join!(proxy.ping(&tokens.access), touch) }).await;
+    answer.expect(200);
+    assert!(proxy.github.world().is_live(&injected(&proxy)));
+    proxy.ping(&tokens.access).await.expect(200);
+    assert_eq!(proxy.github.world().count(Endpoint::Refresh), 1);
 }
 
 // AS-F7

@@ -464,3 +464,33 @@ async fn a_chunked_body_over_the_limit_is_413() {
     assert_eq!(raw::status(&answer), 413, "{answer}");
     assert!(!seen.ends_with(b"0\r\n\r\n"), "the upstream must not take it for complete");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_upload_is_not_a_slow_answer() {
+    let upstream = Raw::start().await;
+    let resources = in_front_of(&upstream.origin(), ", response_timeout: 1s");
+    let proxy = Proxy::with(Setup { resources, ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+        tokens.access
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    let (mut stream, _) = soon(upstream.accept()).await;
+    // Four times 400 ms: longer in all than the answer may take, never silent for that long.
+    for _ in 0..4 {
+        client.write_all(b"2\r\n{}\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    client.write_all(b"0\r\n\r\n").await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"0\r\n\r\n") {
+        let mut buffer = [0; 4096];
+        let read = soon(stream.read(&mut buffer)).await.unwrap();
+        assert!(read > 0, "cut after {:?}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&buffer[..read]);
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    assert_eq!(raw::status(&raw::hear(&mut client).await), 200);
+}

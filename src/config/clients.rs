@@ -11,7 +11,9 @@ use crate::protocol::redirect::RedirectUri;
 pub(super) fn all(node: &Node<'_>) -> Vec<(Client, Option<SecretString>)> {
     let mut clients: Vec<(Client, Option<SecretString>)> = Vec::new();
     for item in node.items() {
-        item.only(&["id", "secret", "secret_file", "name", "redirect_uris"]);
+        if !item.only(&["id", "secret", "secret_file", "name", "redirect_uris"]) {
+            continue;
+        }
         let id = item.get("id");
         id.required();
         let id_text = id.parsed(client_id);
@@ -20,7 +22,7 @@ pub(super) fn all(node: &Node<'_>) -> Vec<(Client, Option<SecretString>)> {
         let uris = item.get("redirect_uris");
         let redirect_uris = parsed_items(&uris, RedirectUri::parse);
         if redirect_uris.is_empty() {
-            uris.problem("is missing: a client needs at least one redirect URI");
+            uris.problem_unless_told("is missing: a client needs at least one redirect URI");
         }
         let Some(id_text) = id_text else { continue };
         if clients.iter().any(|(known, _)| known.id == id_text) {

@@ -60,7 +60,9 @@ pub fn parse(text: &str, environment: Environment<'_>, problems: &Problems) -> V
             tree
         }
         Err(error) => {
-            problems.add("", format_args!("not valid YAML: {error}"));
+            // Advice for programmers.
+            let text = error.to_string().replace(", set DuplicateKeyPolicy in Options if acceptable", "");
+            problems.add("", format_args!("not valid YAML: {text}"));
             Value::Null
         }
     }
@@ -148,11 +150,27 @@ impl<'a> Node<'a> {
         self.problems.add(&self.path, text);
     }
 
-    /// Refuses keys that nobody reads: a misspelt key must not be a silently missing one.
-    pub fn only(&self, known: &[&str]) {
-        let Some(value) = self.value else { return };
+    /// Notes a problem that may be no more than the consequence of one told already, here or below.
+    pub fn problem_unless_told(&self, text: impl fmt::Display) {
+        let is_below = |problem: &Problem| match problem.path.strip_prefix(&self.path) {
+            Some(rest) => rest.is_empty() || rest.starts_with(['.', '[']),
+            None => false,
+        };
+        let told = self.problems.0.borrow().iter().any(is_below);
+        if !told {
+            self.problem(text);
+        }
+    }
+
+    /// Refuses keys that nobody reads: a misspelt key must not be a silently missing one. Says whether there
+    /// is anything to read, be it nothing but defaults.
+    pub fn only(&self, known: &[&str]) -> bool {
+        let Some(value) = self.value else { return true };
         let Value::Object(fields) = value else {
-            return self.problem(format_args!("expected a mapping with {}", known.join(", ")));
+            if !self.is_unset() {
+                self.problem(format_args!("expected a mapping with {}", known.join(", ")));
+            }
+            return false;
         };
         for key in fields.keys().filter(|key| !known.contains(&key.as_str())) {
             let near = known.iter().find(|known| is_near(known, key));
@@ -162,6 +180,7 @@ impl<'a> Node<'a> {
             };
             self.problems.add(&join(&self.path, key), hint);
         }
+        true
     }
 
     /// A text; numbers and booleans count as what was written.
@@ -178,17 +197,28 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// A text that must stay as it was written. YAML would drop the zeros of a number and work out an
+    /// exponent, and ids and secrets can look like either.
+    pub fn quoted(&self) -> Option<String> {
+        match self.value? {
+            Value::Number(_) | Value::Bool(_) => {
+                self.problem("is read as a number or a truth value; put it in quotes");
+                None
+            }
+            _ => self.text(),
+        }
+    }
+
     /// Whether a text is written there.
     pub fn is_text(&self) -> bool {
         matches!(self.value, Some(Value::String(_)))
     }
 
-    /// A text that must be there.
-    pub fn required(&self) -> Option<String> {
+    /// Notes when nothing is written there.
+    pub fn required(&self) {
         if !self.exists() {
             self.problem("is missing");
         }
-        self.text()
     }
 
     /// A text read by `parse`, whose error becomes the problem.
@@ -232,6 +262,7 @@ impl<'a> Node<'a> {
     pub fn entries(&self) -> Vec<(String, Node<'a>)> {
         match self.value {
             Some(Value::Object(fields)) => fields.keys().map(|key| (key.clone(), self.get(key))).collect(),
+            Some(_) if self.is_unset() => Vec::new(),
             Some(_) => {
                 self.problem("expected a mapping");
                 Vec::new()

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use secrecy::SecretString;
 use url::Url;
 
@@ -30,7 +32,9 @@ pub fn config(text: &str, environment: Environment<'_>) -> Result<Config, Vec<Pr
 }
 
 fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
-    root.only(&KEYS);
+    if !root.only(&KEYS) {
+        return None;
+    }
     let issuer = issuer(root);
     let listen = listen(root, issuer.as_ref());
     let github = github(&root.get("github"), environment);
@@ -67,7 +71,7 @@ fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
 
 fn issuer(root: &Node<'_>) -> Option<Issuer> {
     let node = root.get("public_url");
-    node.required()?;
+    node.required();
     node.parsed(Issuer::parse)
 }
 
@@ -99,9 +103,11 @@ fn workers(node: &Node<'_>) -> usize {
 }
 
 fn github(node: &Node<'_>, environment: Environment<'_>) -> Option<GitHub> {
-    node.only(&["client_id", "client_secret", "client_secret_file", "base_url", "api_url"]);
+    if !node.only(&["client_id", "client_secret", "client_secret_file", "base_url", "api_url"]) {
+        return None;
+    }
     let client_id = match node.get("client_id") {
-        id if id.exists() => id.required(),
+        id if id.exists() => id.quoted(),
         id => from_environment(&id, "MCP_GITHUB_CLIENT_ID", environment),
     };
     let (secret, file) = (node.get("client_secret"), node.get("client_secret_file"));
@@ -109,9 +115,9 @@ fn github(node: &Node<'_>, environment: Environment<'_>) -> Option<GitHub> {
         true => secret_of(&secret, &file),
         false => from_environment(&secret, "MCP_GITHUB_CLIENT_SECRET", environment).map(SecretString::from),
     };
-    let base_url = web_base(&node.get("base_url"), || "https://github.com".to_owned())?;
-    let api_url = web_base(&node.get("api_url"), || api_of(&base_url))?;
-    Some(GitHub { client_id: client_id?, client_secret: secret?, base_url, api_url })
+    let base_url = web_base(&node.get("base_url"), || "https://github.com".to_owned());
+    let api_url = web_base(&node.get("api_url"), || base_url.as_deref().map(api_of).unwrap_or_default());
+    Some(GitHub { client_id: client_id?, client_secret: secret?, base_url: base_url?, api_url: api_url? })
 }
 
 fn from_environment(node: &Node<'_>, name: &str, environment: Environment<'_>) -> Option<String> {
@@ -134,7 +140,7 @@ pub(super) fn secret_of(inline: &Node<'_>, file: &Node<'_>) -> Option<SecretStri
         };
         file.parsed(read)?.trim().to_owned()
     } else {
-        inline.text()?
+        inline.quoted()?
     };
     if secret.trim().is_empty() {
         if file.exists() { file } else { inline }.problem("is empty");
@@ -151,7 +157,8 @@ fn web_base(node: &Node<'_>, default: impl FnOnce() -> String) -> Option<String>
     node.parsed(|text| {
         let url = Url::parse(text).map_err(|_| format!("expected an absolute URL, got {text:?}"))?;
         let safe = url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url));
-        match safe && url.query().is_none() && url.fragment().is_none() && url.username().is_empty() {
+        let anonymous = url.username().is_empty() && url.password().is_none();
+        match safe && anonymous && url.query().is_none() && url.fragment().is_none() {
             true => Ok(text.trim_end_matches('/').to_owned()),
             false => {
                 Err("expected https (or http on a loopback host) without user name, query or fragment"
@@ -182,7 +189,9 @@ fn allow(node: &Node<'_>) -> Option<Allow> {
         };
         return node.parsed(anyone);
     }
-    node.only(&["users", "orgs", "teams"]);
+    if !node.only(&["users", "orgs", "teams"]) {
+        return None;
+    }
     let users = parsed_items(&node.get("users"), github_name);
     let orgs = parsed_items(&node.get("orgs"), github_name);
     let teams = parsed_items(&node.get("teams"), |text| {
@@ -190,7 +199,7 @@ fn allow(node: &Node<'_>) -> Option<Allow> {
         Ok::<_, String>((github_name(org)?, github_name(team)?))
     });
     if users.is_empty() && orgs.is_empty() && teams.is_empty() {
-        node.problem("allows nobody; name users, orgs or teams, or say `anyone`");
+        node.problem_unless_told("allows nobody; name users, orgs or teams, or say `anyone`");
         return None;
     }
     Some(Allow::Listed { users, orgs, teams })
@@ -249,7 +258,6 @@ fn registration(node: &Node<'_>) -> bool {
 
 fn client_metadata(node: &Node<'_>) -> ClientMetadata {
     node.only(&["enabled", "allow_hosts", "ca_file", "allow_private_addresses"]);
-    let read = |path: &str| std::fs::read(path).map_err(|error| format!("cannot read {path}: {error}"));
     ClientMetadata {
         enabled: node.get("enabled").truth(true),
         allow_hosts: parsed_items(&node.get("allow_hosts"), |host| {
@@ -258,9 +266,20 @@ fn client_metadata(node: &Node<'_>) -> ClientMetadata {
                 _ => Err(format!("expected a host name like claude.ai, got {host:?}")),
             }
         }),
-        ca: node.get("ca_file").parsed(read),
+        ca: node.get("ca_file").parsed(certificates),
         allow_private_addresses: node.get("allow_private_addresses").truth(false),
     }
+}
+
+/// A PEM file with at least one certificate, and nothing broken in it.
+fn certificates(path: &str) -> Result<Vec<u8>, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let mut roots = rustls::RootCertStore::empty();
+    let usable = found.is_ok_and(|found| {
+        !found.is_empty() && found.into_iter().all(|certificate| roots.add(certificate).is_ok())
+    });
+    if usable { Ok(pem) } else { Err(format!("{path} does not hold certificates in PEM")) }
 }
 
 fn keys(root: &Node<'_>) -> Vec<MasterKey> {
@@ -270,7 +289,12 @@ fn keys(root: &Node<'_>) -> Vec<MasterKey> {
     }
     let from_file = file.parsed(|path| -> Result<Vec<MasterKey>, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
-        text.lines().filter(|line| !line.trim().is_empty()).map(|line| parse_key(line.trim())).collect()
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        // Making a key of our own instead would log everybody out.
+        if lines.is_empty() {
+            return Err(format!("{path} holds no key"));
+        }
+        lines.into_iter().map(parse_key).collect()
     });
     from_file.unwrap_or_else(|| parsed_items(&node, parse_key))
 }

@@ -23,7 +23,7 @@ pub(super) fn all(
     let node = root.get("resources");
     let items = node.items();
     if items.is_empty() && !node.is_unset() {
-        node.problem("is missing: publish at least one upstream, like {path: /mcp, upstream: http://127.0.0.1:9000/mcp}");
+        node.problem_unless_told("is missing: publish at least one upstream, like {path: /mcp, upstream: http://127.0.0.1:9000/mcp}");
     }
     let mut resources: Vec<ResourceConfig> = Vec::new();
     for item in &items {
@@ -42,22 +42,19 @@ fn resource(
     github: Option<&GitHub>,
     allow: Option<&Allow>,
 ) -> Option<ResourceConfig> {
-    node.only(&[
-        "path",
-        "upstream",
-        "scopes",
-        "github_scopes",
-        "inject",
-        "connect_timeout",
-        "response_timeout",
-        "max_body",
-    ]);
+    if !node.only(&RESOURCE_KEYS) {
+        return None;
+    }
     let scopes = mcp_scopes(&node.get("scopes"));
     let path = node.get("path");
     path.required();
     let resource = path.parsed(|text| match issuer {
         Some(issuer) => Resource::new(issuer, text, scopes).map(Some).map_err(|error| error.to_string()),
-        None => Ok(None),
+        // Told already; whether the path is one can be said all the same.
+        None => {
+            let stand_in = Issuer::parse("https://localhost").expect("an issuer");
+            Resource::new(&stand_in, text, scopes).map(|_| None).map_err(|error| error.to_string())
+        }
     });
     let upstream = node.get("upstream");
     upstream.required();
@@ -87,7 +84,7 @@ fn mcp_scopes(node: &Node<'_>) -> ScopeSet {
     };
     let scopes: ScopeSet = parsed_items(node, token).into_iter().collect();
     if scopes.is_empty() || scopes.len() >= ScopeSet::MAX {
-        node.problem(format_args!("expected 1 to {} scope names", ScopeSet::MAX - 1));
+        node.problem_unless_told(format_args!("expected 1 to {} scope names", ScopeSet::MAX - 1));
     }
     scopes
 }
@@ -132,7 +129,7 @@ fn github_scopes(
     // GitHub Apps have permissions instead of scopes, and ids that start with Iv.
     let is_github_app = github.is_some_and(|github| github.client_id.starts_with("Iv"));
     if scopes.is_empty() && !is_github_app {
-        node.problem("must not be empty: GitHub takes an empty list for all scopes a person ever granted; use [read:user]");
+        node.problem_unless_told("must not be empty: GitHub takes an empty list for all scopes a person ever granted; use [read:user]");
     }
     if !is_github_app {
         let membership =
@@ -163,3 +160,13 @@ fn bytes(text: &str) -> Result<u64, String> {
 
 /// Tool calls with files in them fit; a disk image does not.
 const DEFAULT_MAX_BODY: u64 = 64 << 20;
+const RESOURCE_KEYS: [&str; 8] = [
+    "path",
+    "upstream",
+    "scopes",
+    "github_scopes",
+    "inject",
+    "connect_timeout",
+    "response_timeout",
+    "max_body",
+];

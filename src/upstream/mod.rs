@@ -9,7 +9,9 @@ mod pool;
 mod session;
 mod sse;
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -35,7 +38,7 @@ pub struct Settings {
     pub target: Target,
     /// How long connecting may take.
     pub connect_timeout: Duration,
-    /// How long the head of an answer may take.
+    /// How long the head of an answer may take once the request is sent.
     pub response_timeout: Duration,
     /// Largest request body, in bytes.
     pub max_body: u64,
@@ -171,8 +174,9 @@ impl Upstream {
 
     async fn exchange(&self, request: Request<RequestBody>) -> Result<(Response<Incoming>, Lease), Failure> {
         let Settings { target, connect_timeout, response_timeout, max_body, .. } = &self.settings;
+        let progress = request.body().progress();
         let sent = self.pool.send(target, *connect_timeout, request);
-        match timeout(*response_timeout, sent).await {
+        match in_time(*response_timeout, progress, sent).await {
             Ok(Ok((response, lease))) => Ok((response, lease)),
             Ok(Err(SendError::Connect(cause))) => Err(Failure::Unreachable(cause)),
             Ok(Err(SendError::Http(error))) if is_too_large(&error) => Err(Failure::BodyTooLarge(*max_body)),
@@ -231,6 +235,23 @@ impl Upstream {
         parts.extensions.clear();
         parts.version = http::Version::HTTP_11;
         Ok(Response::from_parts(parts, answer))
+    }
+}
+
+/// Waits for the head of an answer. While the body of the request is on its way, none can be expected.
+async fn in_time<F: Future>(
+    limit: Duration,
+    progress: Option<Arc<AtomicU64>>,
+    answer: F,
+) -> Result<F::Output, Elapsed> {
+    let (mut answer, mut seen) = (pin!(answer), 0);
+    loop {
+        let outcome = timeout(limit, answer.as_mut()).await;
+        let now = progress.as_ref().map_or(0, |progress| progress.load(Ordering::Relaxed));
+        if outcome.is_ok() || now == seen {
+            return outcome;
+        }
+        seen = now;
     }
 }
 
