@@ -18,7 +18,8 @@ quickstart:
 
 # real clients, conformance suite, real browser; each needs the release binaries
 release:
-    cargo build --release --bin mcp-auth-proxy --example standin --example profile
+    cargo build --release --bin mcp-auth-proxy
+    cargo build --release --example standin --example profile
 interop: release
     tests/interop/run
 conformance: release
