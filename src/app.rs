@@ -141,6 +141,10 @@ impl App {
         if let Some(timer) = timer {
             timer.abort();
         }
+        // What runs on the side holds the store; it must be gone before the store can close its file.
+        if let Some(side) = self.side.take() {
+            side.shutdown_timeout(SIDE_GRACE);
+        }
     }
 
     /// Not ready any more, no new connections.
@@ -377,3 +381,6 @@ fn describe(config: &Config, address: SocketAddr) {
         );
     }
 }
+
+/// How long work on the side (a refresh at GitHub, say) may take to end once everything else has.
+const SIDE_GRACE: Duration = Duration::from_secs(2);

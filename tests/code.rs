@@ -147,6 +147,31 @@ async fn another_client_cannot_kill_a_grant_by_replaying_its_code() {
     proxy.ping(&tokens.access).await.expect(200);
 }
 
+// CD-01
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_redeem_a_code_once() {
+    let dir = TempDir::new();
+    let proxy = Proxy::with(Setup::on(&dir)).await;
+    let replica = proxy.replica();
+    let (client_id, code) = proxy.code(&[]).await;
+    let pairs = [
+        ("grant_type", "authorization_code"),
+        ("code", &code),
+        ("client_id", &client_id),
+        ("code_verifier", VERIFIER),
+    ];
+    let addresses = (0..10).map(|n| if n % 2 == 0 { proxy.address() } else { replica.address() });
+    let answers = support::all(addresses.map(|at| proxy.post_form_at(at, "/token", &pairs))).await;
+    let good: Vec<_> = answers.iter().filter(|answer| answer.status == 200).collect();
+    assert!(good.len() <= 1, "{good:?}");
+    for answer in good {
+        let tokens = Tokens::read(client_id.clone(), answer.json());
+        proxy.forward(Duration::from_secs(1));
+        proxy.ping(&tokens.access).await.expect(401);
+        proxy.ping_at(replica.address(), &tokens.access).await.expect(401);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_twenty_parallel_redemptions_at_most_one_succeeds_and_its_tokens_die() {
     let dir = TempDir::new();

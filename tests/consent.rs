@@ -504,7 +504,7 @@ async fn the_page_says_who_asks_for_what_and_where_the_answer_goes() {
     for expected in ["evil.test", "https://p.test/mcp", "repo", "gist", "tools", "unverified", "GitHub"] {
         assert!(page.contains(expected), "{expected}: {page}");
     }
-    assert!(!body(&page).contains("class=\"note\""), "no warning for the web");
+    assert!(page.contains("evil.test, which nobody has verified"), "{page}");
     let loopback = named(&proxy, "Claude Code", "http://localhost:3118/callback").await.text();
     assert!(loopback.contains("localhost:3118") && loopback.contains("class=\"note\""), "{loopback}");
     assert!(loopback.contains("on this computer"), "{loopback}");

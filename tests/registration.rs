@@ -468,7 +468,7 @@ async fn only_json_is_read_as_json() {
 
 /// DR-03, AS-R8
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_over_64_kib_is_not_read() {
+async fn a_body_over_64_kib_is_refused() {
     let proxy = Proxy::start().await;
     let padded = |length: usize| {
         let shell = json!({"redirect_uris": [CALLBACK], "x": ""}).to_string();

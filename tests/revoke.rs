@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Method;
 use serde_json::json;
 use support::TempDir;
-use support::github::Endpoint;
+use support::github::{Endpoint, Fault};
 use support::http::Answer;
 use support::proxy::{CALLBACK, Proxy, Setup, Tokens, database};
 use support::sabotage::Sabotage;
@@ -129,6 +129,21 @@ async fn the_last_family_takes_the_github_token_with_it_and_never_the_grant() {
     assert_eq!(proxy.github.world().count(Endpoint::DeleteGrant), 0);
     let three = proxy.login().await;
     proxy.ping(&three.access).await.expect(200);
+}
+
+// GH-20
+#[tokio::test(flavor = "multi_thread")]
+async fn github_not_deleting_a_token_does_not_fail_a_revocation() {
+    for fault in [Fault::Status(404), Fault::Status(422), Fault::Status(500), Fault::Dropped] {
+        let proxy = Proxy::start().await;
+        let tokens = proxy.login().await;
+        proxy.github.world().fail(Endpoint::DeleteToken, fault);
+        revoke(&proxy, &tokens.client_id, &tokens.refresh, &[]).await.expect(200);
+        proxy.github.called(Endpoint::DeleteToken, 1).await;
+        is_dead(&proxy, &tokens).await;
+        let again = proxy.login().await;
+        proxy.ping(&again.access).await.expect(200);
+    }
 }
 
 // TK-13

@@ -61,15 +61,16 @@ pub(in crate::gate) struct LiveFamily {
     identity: Identity,
     token_ends: Option<Time>,
     read: AtomicU64,
-    ended: AtomicBool,
+    // Shared with what was read of the same family before: open streams hold that.
+    ended: Arc<AtomicBool>,
 }
 
 /// Why a request gets no permit.
 #[derive(Debug)]
 pub enum Denial {
-    /// No Authorization header: a bare challenge (RFC 6750 §3.1).
+    /// No Bearer credential: a bare challenge (RFC 6750 §3.1).
     Missing,
-    /// Not exactly one Bearer credential.
+    /// More than one Authorization header.
     Malformed,
     /// A token that is not, or not any more, good here. The reason is for the log.
     Invalid(&'static str),
@@ -133,7 +134,13 @@ impl Gate {
     async fn load(&self, id: &FamilyId, now: Time) -> Result<Arc<LiveFamily>, Denial> {
         let known = self.live.get(id);
         match self.read(id, now).await {
-            Ok(Some(family)) => {
+            Ok(Some(mut family)) => {
+                if let Some(known) = known {
+                    family.ended = known.ended.clone();
+                }
+                if family.ended.load(Ordering::Relaxed) {
+                    return Err(Denial::Invalid("revoked"));
+                }
                 let family = Arc::new(family);
                 self.live.keep(family.clone());
                 Ok(family)
@@ -200,7 +207,7 @@ impl Gate {
             identity: credential.identity.clone(),
             token_ends: credential.expires,
             read: AtomicU64::new(now.millis()),
-            ended: AtomicBool::new(false),
+            ended: Arc::default(),
             family,
         }
     }
@@ -303,17 +310,20 @@ fn store_down(error: StoreError) -> Denial {
     Denial::Unavailable { cause: error.to_string(), retry_after: None }
 }
 
-/// RFC 6750 §2.1, RFC 9110 §11.1: one header, scheme without case, one token.
+/// RFC 6750 §2.1, §3.1, RFC 9110 §11.1: one header, scheme without case, one token. Another scheme is as good
+/// as no header; an empty token is a bad one, so that clients whose variable was unset learn to log in.
 fn bearer(headers: &HeaderMap) -> Bearer<'_> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else { return Bearer::Absent };
-    let token = value.to_str().ok().and_then(|text| {
-        let (scheme, token) = text.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_matches(' '))
-    });
-    match token {
-        Some(token) if values.next().is_none() && !token.is_empty() => Bearer::Token(token),
-        _ => Bearer::Malformed,
+    if values.next().is_some() {
+        return Bearer::Malformed;
+    }
+    let Ok(text) = value.to_str() else { return Bearer::Token("") };
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    if scheme.eq_ignore_ascii_case("bearer") {
+        Bearer::Token(token.trim_matches(' '))
+    } else {
+        Bearer::Absent
     }
 }
 

@@ -3,6 +3,8 @@
 //! One record per person and scope set. GitHub kills both old tokens the moment a refresh token is used, so
 //! the new pair is stored before anybody gets it, and the work runs to its end even if the asker goes away.
 
+mod refresh;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,16 +15,17 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::admission::{Admission, Admitted};
-use super::{GitHub, Granted, LoginError, Profile, TokenState, Trouble};
+use super::{GitHub, Granted, Profile, TokenState, Trouble};
 use crate::clock::{Clock, Time};
 use crate::protocol::injection::Identity;
 use crate::seal::{KeyRing, Sealable};
 use crate::store::families::Families;
 use crate::store::people::{CredentialRecord, People};
-use crate::store::{Replaced, StoreError, Stored};
+use crate::store::{Created, StoreError, Stored};
+use refresh::{CLAIM_FOR, Refreshed};
 
 /// Credentials in the store, and GitHub behind them.
 #[derive(Clone)]
@@ -38,6 +41,10 @@ struct Inner {
     side: Handle,
     // One entry per record that is being refreshed or checked right now.
     busy: DashMap<String, Arc<Mutex<()>>>,
+    // New pairs on their way into the store.
+    unsaved: DashMap<String, Refreshed>,
+    // When a check in the background last began.
+    asked: moka::sync::Cache<String, Time>,
 }
 
 /// A credential that may be used.
@@ -86,8 +93,19 @@ impl Credentials {
         clock: Clock,
         (admission, side): (Arc<Admission>, Handle),
     ) -> Self {
-        let busy = DashMap::new();
-        Credentials(Arc::new(Inner { github, people, families, keys, clock, admission, side, busy }))
+        let (busy, unsaved, asked) = (DashMap::new(), DashMap::new(), moka::sync::Cache::new(MAX_ASKED));
+        Credentials(Arc::new(Inner {
+            github,
+            people,
+            families,
+            keys,
+            clock,
+            admission,
+            side,
+            busy,
+            unsaved,
+            asked,
+        }))
     }
 
     /// Keeps what a fresh login brought; it serves all families of the person from now on.
@@ -131,10 +149,13 @@ impl Credentials {
 
     /// Starts a check in the background; what it finds shows in the store.
     pub fn recheck_later(&self, key: &str) {
-        let (inner, key) = (self.0.clone(), key.to_owned());
-        if inner.busy.contains_key(&key) {
+        let (inner, key, now) = (self.0.clone(), key.to_owned(), self.0.clock.now());
+        // GitHub in trouble, or out of patience, is not asked at every request of everybody.
+        let asked = inner.asked.get(&key).is_some_and(|asked| now.since(asked) < CHECK_SPACING);
+        if asked || inner.busy.contains_key(&key) {
             return;
         }
+        inner.asked.insert(key.clone(), now);
         self.0.side.spawn(async move {
             if let Err(error) = inner.checked(&key, CHECK_SPACING).await {
                 warn!(%error, "a GitHub credential could not be checked");
@@ -212,59 +233,6 @@ impl Inner {
         self.busy.remove_if(key, |_, lock| Arc::strong_count(lock) == 1);
     }
 
-    /// Single flight: the first asker refreshes, the others find the fresh record.
-    async fn refreshed(&self, key: &str) -> Result<Credential, CredentialError> {
-        let lock = self.lock(key);
-        let guard = lock.lock().await;
-        let outcome = self.refresh_alone(key).await;
-        drop(guard);
-        self.unlock(key, lock);
-        outcome
-    }
-
-    async fn refresh_alone(&self, key: &str) -> Result<Credential, CredentialError> {
-        let stored = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
-        let (credential, refresh_token) = self.open(key, &stored)?;
-        if !self.is_expiring(&credential) {
-            return Ok(credential);
-        }
-        let still_good = credential.expires.is_some_and(|expires| self.clock.now() < expires);
-        let Some(refresh_token) = refresh_token else {
-            return if still_good { Ok(credential) } else { self.bury(key, &stored.value, "expired").await };
-        };
-        match self.github.refresh(&refresh_token).await {
-            Ok(granted) => self.store_refreshed(key, &stored, &granted, &refresh_token).await,
-            Err(error) if error.is_misconfiguration() => {
-                warn!(%error, "GitHub does not accept the configured client_id and client_secret");
-                Err(Trouble::new(error).into())
-            }
-            Err(LoginError::Refused(_)) => self.bury(key, &stored.value, "refused at refresh").await,
-            Err(LoginError::Trouble(_)) if still_good => Ok(credential),
-            Err(LoginError::Trouble(trouble)) => Err(trouble.into()),
-        }
-    }
-
-    async fn store_refreshed(
-        &self,
-        key: &str,
-        stored: &Stored<CredentialRecord>,
-        granted: &Granted,
-        old_refresh: &SecretString,
-    ) -> Result<Credential, CredentialError> {
-        let now = self.clock.now();
-        let kept = granted.refresh_token.as_ref().unwrap_or(old_refresh);
-        let record = CredentialRecord {
-            sealed: self.seal(key, &granted.access_token, Some(kept)),
-            expires: granted.expires_in.map(|seconds| now.after(Duration::from_secs(seconds))),
-            ..stored.value.clone()
-        };
-        // Somebody logged in meanwhile: their newer credential stands, ours is forgotten.
-        if self.people.swap_credential(key, stored.version, &record).await? == Replaced::Changed {
-            info!(person = record.person, "a newer login replaced a credential while it was refreshed");
-        }
-        self.read(key).await
-    }
-
     /// Asks GitHub whether the token lives and the allow-list whether the person may stay.
     async fn checked(&self, key: &str, spacing: Duration) -> Result<(), CredentialError> {
         let lock = self.lock(key);
@@ -285,7 +253,14 @@ impl Inner {
         let stored = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
         match judged {
             Ok(Some(reason)) if stored.version == credential.version => {
-                self.bury(key, &stored.value, reason).await.map(drop)
+                // A refresh under way elsewhere has killed the token that was judged, and nothing else.
+                let until = self.clock.now().after(CLAIM_FOR);
+                if self.people.claim_refresh(key, until).await? == Created::Exists {
+                    return Err(Trouble::new("another process is refreshing what was judged").into());
+                }
+                let outcome = self.bury(key, &stored.value, reason).await.map(drop);
+                let _ = self.people.release_refresh(key).await;
+                outcome
             }
             // A new login came in between: its own judgement counts.
             Ok(Some(_)) => Ok(()),
@@ -339,5 +314,7 @@ const REFRESH_BEFORE: Duration = Duration::from_secs(60);
 const RECHECK_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Checks that an upstream's 401 asks for are spaced this far apart.
 const CHECK_SPACING: Duration = Duration::from_secs(30);
+/// Credentials whose last check is remembered; forgetting one costs a call.
+const MAX_ASKED: u64 = 100_000;
 /// How long the last good answer counts when GitHub cannot be asked.
 const OUTAGE_GRACE: Duration = Duration::from_secs(3_600);

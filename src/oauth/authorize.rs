@@ -9,7 +9,7 @@ use super::clients::NoClient;
 use super::cookies::{self, Binds};
 use super::flow::{Flow, PendingConsent};
 use super::pages::{self, Consent};
-use super::{Answer, AuthorizationServer, Failure, Published, Request};
+use super::{Answer, AuthorizationServer, Failure, Published, Request, destination};
 use crate::protocol::client::{Client, Origin};
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::params::Params;
@@ -30,7 +30,7 @@ impl AuthorizationServer {
             .map_err(|error| Failure::displayed("This login link is broken", format!("In it {error}.")))?;
         let client = self.requesting_client(&params).await?;
         let Some(redirect_uri) = client.redirect_uri(params.get("redirect_uri")) else {
-            let text = format!("The address to return to is not one that {} has registered.", client.name);
+            let text = format!("The address to return to is not one that “{}” has registered.", client.name);
             return Err(Failure::displayed("This login link is broken", text));
         };
         match self.flow(&params, &client, &redirect_uri) {
@@ -140,7 +140,10 @@ impl AuthorizationServer {
         let state = state.filter(|state| state.len() <= MAX_STATE);
         let location = self.error_location(to, state, &error);
         match client.origin == Origin::Registered && to.kind() != RedirectKind::Loopback {
-            true => Failure::Offered { error, location, host: to.shown_host().to_owned() },
+            true => {
+                let to = format!("{}, which nobody has verified", destination(to));
+                Failure::Offered { error, location, to }
+            }
             false => Failure::Redirected { error, location },
         }
     }

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 use super::cookies::{self, Binds};
 use super::flow::{FLOW_LIFETIME, Flow, PendingLogin};
 use super::pages::{self, Onward};
-use super::{Answer, AuthorizationServer, Failure, Published, Request};
+use super::{Answer, AuthorizationServer, Failure, Published, Request, destination};
 use crate::github::admission::Admitted;
 use crate::github::credential::CredentialError;
 use crate::github::{Granted, LoginError, Profile};
@@ -39,8 +39,10 @@ impl AuthorizationServer {
     /// `GET /github/callback`
     pub async fn callback(&self, request: &Request) -> Result<Answer, Failure> {
         let query = request.query.as_deref().unwrap_or_default();
-        let params = Params::parse(query.as_bytes()).map_err(|_| not_ours())?;
-        let PendingLogin { flow, verifier } = self.pending(request, &params).ok_or_else(not_ours)?;
+        let params = Params::parse(query.as_bytes()).map_err(not_ours)?;
+        let PendingLogin { flow, verifier } = self.pending(request, &params).ok_or_else(|| {
+            not_ours("no state that this browser's cookie opens, or one older than ten minutes")
+        })?;
         self.vouched_by_github(&params)?;
         // One exchange per process however often the page is reloaded; across replicas GitHub's own
         // one-time code and the marker record decide.
@@ -58,7 +60,7 @@ impl AuthorizationServer {
                 let location = self.error_location(&flow.redirect_uri, flow.state.as_deref(), &error);
                 Err(match flow.redirect_uri.kind() {
                     RedirectKind::PrivateUse => {
-                        Failure::Offered { error, location, host: flow.redirect_uri.shown_host().to_owned() }
+                        Failure::Offered { error, location, to: destination(&flow.redirect_uri) }
                     }
                     _ => Failure::Redirected { error, location },
                 })
@@ -75,10 +77,12 @@ impl AuthorizationServer {
 
     /// RFC 9207 §2.4: an `iss` must be the expected one; GitHub has sent it on and off, so absence is fine.
     fn vouched_by_github(&self, params: &Params) -> Result<(), Failure> {
-        let right_issuer = params.raw("iss").is_none_or(|iss| iss == self.parts.github.issuer());
-        match right_issuer && params.get("code").is_some() != params.get("error").is_some() {
+        if params.raw("iss").is_some_and(|iss| iss != self.parts.github.issuer()) {
+            return Err(not_ours("iss is not that of the configured github.base_url"));
+        }
+        match params.get("code").is_some() != params.get("error").is_some() {
             true => Ok(()),
-            false => Err(not_ours()),
+            false => Err(not_ours("not exactly one of code and error")),
         }
     }
 
@@ -176,7 +180,7 @@ impl AuthorizationServer {
             RedirectKind::PrivateUse => {
                 let html = pages::render(&Onward {
                     title: "You are logged in",
-                    text: &format!("Go back to {} to finish.", flow.client_name),
+                    text: &format!("Go back to “{}” to finish.", flow.client_name),
                     url: &location,
                     button: "Open the app",
                     automatic: false,
@@ -220,9 +224,15 @@ fn login_failed(failure: LoginError) -> OAuthError {
     }
 }
 
-fn not_ours() -> Failure {
+fn not_ours(cause: impl std::fmt::Display) -> Failure {
     let text = "It was not started in this browser, or more than ten minutes ago. Start again in the client.";
-    Failure::displayed("This login cannot be finished", text)
+    Failure::Displayed {
+        status: 400,
+        code: Code::InvalidRequest,
+        title: "This login cannot be finished",
+        text: text.to_owned(),
+        cause: Some(cause.to_string()),
+    }
 }
 
 fn finished() -> Failure {

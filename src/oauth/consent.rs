@@ -68,7 +68,7 @@ impl AuthorizationServer {
         let url = self.error_location(&flow.redirect_uri, flow.state.as_deref(), &error);
         let html = pages::render(&Onward {
             title: "Denied",
-            text: &format!("{} was given nothing. It is told so now.", flow.client_name),
+            text: &format!("“{}” was given nothing.", flow.client_name),
             url: &url,
             button: "Back to the client",
             automatic: flow.redirect_uri.kind() != RedirectKind::PrivateUse,

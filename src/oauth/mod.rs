@@ -34,7 +34,7 @@ use crate::github::credential::Credentials;
 use crate::protocol::client::Client;
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::issuer::Issuer;
-use crate::protocol::redirect::RedirectUri;
+use crate::protocol::redirect::{RedirectKind, RedirectUri};
 use crate::protocol::resource::Resource;
 use crate::seal::KeyRing;
 use crate::store::families::Families;
@@ -116,7 +116,8 @@ pub enum Failure {
     /// To the client, by redirect.
     Redirected { error: OAuthError, location: String },
     /// Nobody vouches for the redirect URI and the person has decided nothing: a page with a link.
-    Offered { error: OAuthError, location: String, host: String },
+    /// `to` says in words where the link leads.
+    Offered { error: OAuthError, location: String, to: String },
     /// Token, registration and revocation endpoints. `basic` adds the challenge of RFC 6749 §5.2.
     Json { error: OAuthError, basic: bool },
 }
@@ -155,6 +156,14 @@ fn json_object<T: DeserializeOwned>(text: &[u8]) -> Result<T, serde_json::Error>
     match text.trim_ascii_start().first() {
         Some(b'{') => serde_json::from_slice(text),
         _ => Err(serde::de::Error::custom("not an object")),
+    }
+}
+
+/// Where a redirect URI leads, in words.
+fn destination(uri: &RedirectUri) -> String {
+    match uri.kind() {
+        RedirectKind::PrivateUse => format!("the app for {}: links", uri.shown_host()),
+        RedirectKind::Https | RedirectKind::Loopback => uri.shown_host().to_owned(),
     }
 }
 

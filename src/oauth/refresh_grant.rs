@@ -64,8 +64,12 @@ impl AuthorizationServer {
                 self.parts.families.revoke(id).await.map_err(OAuthError::unavailable)?;
                 Err(invalid_grant("the GitHub credential or the permission to be here is gone"))
             }
-            Err(error @ (CredentialError::Trouble(_) | CredentialError::Store(_))) => {
-                Err(OAuthError::unavailable(error))
+            Err(CredentialError::Store(error)) => Err(OAuthError::unavailable(error)),
+            Err(CredentialError::Trouble(trouble)) => {
+                let unavailable = OAuthError::unavailable(&trouble);
+                // GitHub's word on when to ask again is better than ours.
+                let told = trouble.retry_after.map(|wait| wait.as_secs().max(1));
+                Err(OAuthError { retry_after: told.or(unavailable.retry_after), ..unavailable })
             }
         }
     }

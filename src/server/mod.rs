@@ -21,7 +21,7 @@ use hyper::body::{Body as _, Incoming};
 use ipnet::IpNet;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use crate::clock::Clock;
 use crate::gate::Gate;
@@ -108,6 +108,9 @@ impl Server {
     /// Answers of resources are never kept by a cache, so only pages get the headers for pages.
     async fn resource(&self, number: usize, request: Request<Incoming>) -> Response<Body> {
         let from_a_page = request.headers().contains_key(header::ORIGIN);
+        if !self.origins.allow(request.headers()) {
+            return reply::problem(Problem::Origin);
+        }
         let response = self.gated(number, request).await;
         if from_a_page { reply::exposed(response) } else { response }
     }
@@ -115,9 +118,6 @@ impl Server {
     /// Gate, then upstream.
     async fn gated(&self, number: usize, request: Request<Incoming>) -> Response<Body> {
         let published = &self.upstreams[number];
-        if !self.origins.allow(request.headers()) {
-            return reply::problem(Problem::Origin);
-        }
         match *request.method() {
             Method::OPTIONS => return reply::preflight(RESOURCE_METHODS),
             Method::GET | Method::POST | Method::DELETE => {}
@@ -127,6 +127,10 @@ impl Server {
             Ok(permit) => permit,
             Err(denial) => {
                 let front = is_a_browser(&request).then(|| self.front.clone());
+                // Polling the body of a client that waits for 100 would invite it to send.
+                if !request.headers().contains_key(header::EXPECT) {
+                    linger(request.into_body()).await;
+                }
                 return reply::denial(denial, &published.challenges, front);
             }
         };
@@ -185,16 +189,35 @@ fn accepts(headers: &http::HeaderMap, kind: &str) -> bool {
     headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|value| value.contains(kind)))
 }
 
-async fn whole(body: Incoming) -> Result<bytes::Bytes, Problem> {
-    if body.size_hint().lower() > MAX_FORM as u64 {
-        return Err(Problem::TooLarge(MAX_FORM as u64));
+async fn whole(mut body: Incoming) -> Result<bytes::Bytes, Problem> {
+    let fits = body.size_hint().lower() <= MAX_FORM as u64;
+    if fits {
+        match timeout(FORM_TIMEOUT, Limited::new(&mut body, MAX_FORM).collect()).await {
+            Ok(Ok(body)) => return Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {}
+            Ok(Err(_)) => return Err(Problem::BadRequest("the request body is broken")),
+            Err(_) => return Err(Problem::TooSlow),
+        }
     }
-    match timeout(FORM_TIMEOUT, Limited::new(body, MAX_FORM).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::TooLarge(MAX_FORM as u64)),
-        Ok(Err(_)) => Err(Problem::BadRequest("the request body is broken")),
-        Err(_) => Err(Problem::TooSlow),
-    }
+    linger(body).await;
+    Err(Problem::TooLarge(MAX_FORM as u64))
+}
+
+/// Reads on for a moment and throws it away: closing on a client that is still sending would reset the
+/// connection, and the answer would be lost on its way.
+async fn linger(mut body: Incoming) {
+    let discard = async {
+        let mut left = MAX_DISCARDED;
+        while let Some(Ok(frame)) = body.frame().await {
+            let length = frame.data_ref().map_or(0, bytes::Bytes::len);
+            match left.checked_sub(length) {
+                Some(less) => left = less,
+                None => break,
+            }
+        }
+    };
+    // Over or not, the answer goes out now.
+    let _ = timeout(LINGER, discard).await;
 }
 
 /// One line per request, its level by its status; path without query.
@@ -208,7 +231,11 @@ fn log(method: &Method, path: &str, client: IpAddr, response: &Response<Body>, t
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     // Escaped, cut: a path is a stranger's text.
     let path: String = path.chars().take(128).collect();
-    if status >= 500 {
+    let is_a_check = status == 200 && ["/healthz", "/readyz"].contains(&path.as_str());
+    if is_a_check {
+        // One every few seconds from every orchestrator.
+        debug!(%method, ?path, status, duration_ms, %client, "request");
+    } else if status >= 500 {
         error!(%method, ?path, status, duration_ms, %client, person, login, outcome, cause, "request");
     } else {
         info!(%method, ?path, status, duration_ms, %client, person, login, outcome, cause, "request");
@@ -219,3 +246,6 @@ const RESOURCE_METHODS: &str = "GET, POST, DELETE, OPTIONS";
 /// Forms and registrations; the largest real one is a few KiB.
 const MAX_FORM: usize = 64 << 10;
 const FORM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes that are thrown away so that a refusal arrives.
+const MAX_DISCARDED: usize = 4 << 20;
+const LINGER: Duration = Duration::from_secs(1);

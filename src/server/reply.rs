@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{self, HeaderName};
+use http::header;
 use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use serde_json::json;
@@ -87,7 +87,7 @@ pub fn denial(denial: Denial, challenges: &Challenges, front: Option<String>) ->
             None,
         ),
         Denial::Malformed => {
-            (401, "invalid_request", challenge::INVALID_REQUEST, &challenges.invalid_request, None)
+            (400, "invalid_request", challenge::INVALID_REQUEST, &challenges.invalid_request, None)
         }
         Denial::Invalid(why) => {
             (401, "invalid_token", challenge::INVALID_TOKEN, &challenges.invalid_token, Some(why))
@@ -173,21 +173,18 @@ pub fn failure(failure: Failure, wants_json: bool) -> Response<Body> {
         Failure::Redirected { error, location } => {
             because(redirect(&location), error.code.as_str(), error.cause)
         }
-        Failure::Offered { error, location, host } => offered(error, &location, &host),
+        Failure::Offered { error, location, to } => offered(error, &location, &to),
         Failure::Json { error, basic } => oauth_error(error, basic),
     }
 }
 
 /// A page that tells what went wrong and leaves going back to the person.
-fn offered(error: OAuthError, location: &str, host: &str) -> Response<Body> {
+fn offered(error: OAuthError, location: &str, to: &str) -> Response<Body> {
     let html = pages::render(&Onward {
         title: "This login did not work",
-        text: &format!(
-            "The reason: {}. The link leads back to {host}, which nobody has verified.",
-            error.public
-        ),
+        text: &format!("The reason: {}. The link leads back to {to}.", error.public),
         url: location,
-        button: &format!("Back to {host}"),
+        button: "Back to the client",
         automatic: false,
     });
     because(page(400, html, None), error.code.as_str(), error.cause)
@@ -235,7 +232,6 @@ pub fn page(status: u16, html: String, cookie: Option<String>) -> Response<Body>
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(header::CONTENT_SECURITY_POLICY, POLICY.clone());
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    headers.insert(CROSS_ORIGIN_OPENER_POLICY, HeaderValue::from_static("same-origin"));
     if let Some(cookie) = cookie.and_then(|cookie| HeaderValue::from_str(&cookie).ok()) {
         headers.insert(header::SET_COOKIE, cookie);
     }
@@ -323,4 +319,3 @@ impl hyper::body::Body for Body {
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
-const CROSS_ORIGIN_OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");

@@ -87,6 +87,18 @@ impl People {
         self.records.replace(key, seen, self.record(credential)).await
     }
 
+    /// Claims the refresh of a credential for one process; `Exists` while another one has it.
+    pub async fn claim_refresh(&self, key: &str, until: Time) -> Result<Created, StoreError> {
+        let version = u64::from_be_bytes(self.clock.random());
+        let record = Record { bytes: Vec::new(), version, owner: String::new(), expires: until };
+        self.records.create(&format!("refreshing/{key}"), record).await
+    }
+
+    /// Gives a claim back.
+    pub async fn release_refresh(&self, key: &str) -> Result<(), StoreError> {
+        self.records.delete(&format!("refreshing/{key}")).await
+    }
+
     /// Forgets a credential.
     pub async fn forget_credential(&self, key: &str) -> Result<(), StoreError> {
         self.records.delete(key).await

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
@@ -14,11 +14,26 @@ use tokio::sync::oneshot;
 use super::{Created, Pending, Record, Records, Replaced, StoreError};
 use crate::clock::{Clock, Time};
 
-/// A handle on the two threads; they end when it is dropped.
+/// A handle on the two threads. When it is dropped they finish what they were given and close the file, which
+/// leaves the whole database in it (and no -wal file beside it).
 pub struct Sqlite {
     clock: Clock,
-    writer: Sender<Job>,
-    reader: Sender<Job>,
+    reader: Worker,
+    writer: Worker,
+}
+
+/// A thread with a connection of its own.
+struct Worker {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        // A thread that panicked has closed its connection already.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// Work for a thread: it runs against the connection and returns how to report once the commit is known.
@@ -58,7 +73,7 @@ impl Sqlite {
     /// Sends work to a thread and waits for its answer.
     fn ask<T: Send + 'static>(
         &self,
-        thread: &Sender<Job>,
+        worker: &Worker,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Pending<'static, T> {
         let (answer, answered) = oneshot::channel();
@@ -69,19 +84,19 @@ impl Sqlite {
                 let _ = answer.send(committed.and(outcome));
             })
         });
-        let sent = thread.send(job);
+        let sent = worker.jobs.as_ref().map(|jobs| jobs.send(job));
         Box::pin(async move {
-            sent.map_err(|_| StoreError::new("the store thread has ended"))?;
+            let Some(Ok(())) = sent else { return Err(StoreError::new("the store thread has ended")) };
             answered.await.map_err(|_| StoreError::new("the store thread has ended"))?
         })
     }
 }
 
-fn run(name: &str, connection: Connection, writes: bool) -> Result<Sender<Job>, OpenError> {
+fn run(name: &str, connection: Connection, writes: bool) -> Result<Worker, OpenError> {
     let (sender, jobs) = channel();
     let work = move || if writes { write_loop(&connection, &jobs) } else { read_loop(&connection, &jobs) };
-    thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Thread)?;
-    Ok(sender)
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Thread)?;
+    Ok(Worker { jobs: Some(sender), thread: Some(thread) })
 }
 
 fn read_loop(connection: &Connection, jobs: &Receiver<Job>) {

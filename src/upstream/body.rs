@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -16,8 +18,8 @@ use super::sse;
 pub enum RequestBody {
     /// Small, and all there.
     Whole(Option<Bytes>),
-    /// Passed on while it arrives; `left` bytes may still come.
-    Streaming { body: Incoming, left: u64 },
+    /// Passed on while it arrives; `left` bytes may still come, `frames` have come.
+    Streaming { body: Incoming, left: u64, frames: Arc<AtomicU64> },
 }
 
 impl RequestBody {
@@ -26,7 +28,15 @@ impl RequestBody {
     }
 
     pub fn streaming(body: Incoming, max: u64) -> Self {
-        RequestBody::Streaming { body, left: max }
+        RequestBody::Streaming { body, left: max, frames: Arc::default() }
+    }
+
+    /// Tells how many frames have passed, of a body that takes its time.
+    pub fn progress(&self) -> Option<Arc<AtomicU64>> {
+        match self {
+            RequestBody::Whole(_) => None,
+            RequestBody::Streaming { frames, .. } => Some(frames.clone()),
+        }
     }
 
     /// The same body for a second request, where that is possible.
@@ -46,16 +56,17 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let (body, left) = match self.get_mut() {
+        let (body, left, frames) = match self.get_mut() {
             RequestBody::Whole(bytes) => {
                 return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
             }
-            RequestBody::Streaming { body, left } => (body, left),
+            RequestBody::Streaming { body, left, frames } => (body, left, frames),
         };
         // Trailers never become headers, so they go nowhere.
         match ready!(Pin::new(body).poll_frame(context)).transpose()?.map(Frame::into_data) {
             Some(Ok(data)) => {
                 *left = left.checked_sub(data.len() as u64).ok_or(TooLarge)?;
+                frames.fetch_add(1, Ordering::Relaxed);
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Some(Err(_)) | None => Poll::Ready(None),

@@ -81,11 +81,20 @@ fn lists(value: &HeaderValue, name: &HeaderName) -> bool {
     options.map(<[u8]>::trim_ascii).any(|option| option.eq_ignore_ascii_case(name.as_str().as_bytes()))
 }
 
-/// Whether a shared cache could keep one person's answer for another.
+/// Whether a shared cache could keep one person's answer for another. RFC 9111 §3.5 lets it keep answers to
+/// authorized requests for several reasons, and caches at the edge find more: only a plain word to the
+/// contrary counts.
 fn is_shareable(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(header::CACHE_CONTROL) else { return true };
-    let value = value.to_str().unwrap_or("public").to_ascii_lowercase();
-    value.contains("public") || value.contains("s-maxage")
+    let values = headers.get_all(header::CACHE_CONTROL).iter();
+    let text = values.map(|value| value.to_str().unwrap_or("public")).collect::<Vec<_>>().join(",");
+    let says = |word: &str| {
+        let mut directives = text.split(',').map(|directive| directive.split('=').next().unwrap_or_default());
+        directives.any(|directive| directive.trim().eq_ignore_ascii_case(word))
+    };
+    // Event streams say `no-cache, no-transform`, which proxies on the way must see; both words may be limited
+    // to single fields (`private="x"`), then they do not count.
+    let kept_private = says("no-store") || ((says("private") || says("no-cache")) && !text.contains('"'));
+    !kept_private || says("public") || says("s-maxage")
 }
 
 const FORWARDED: [&str; 16] = [
@@ -108,11 +117,13 @@ const FORWARDED: [&str; 16] = [
 ];
 
 /// Hop-by-hop headers, and what would speak for our origin.
-const WITHHELD: [&str; 22] = [
+const WITHHELD: [&str; 25] = [
     "alt-svc",
+    "cdn-cache-control",
     "clear-site-data",
     "connection",
     "content-security-policy",
+    "content-security-policy-report-only",
     "keep-alive",
     "location",
     "nel",
@@ -126,6 +137,7 @@ const WITHHELD: [&str; 22] = [
     "set-cookie",
     "set-cookie2",
     "strict-transport-security",
+    "surrogate-control",
     "te",
     "trailer",
     "transfer-encoding",

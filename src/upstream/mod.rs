@@ -9,7 +9,9 @@ mod pool;
 mod session;
 mod sse;
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body as _, Incoming};
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tracing::warn;
 
@@ -35,7 +38,7 @@ pub struct Settings {
     pub target: Target,
     /// How long connecting may take.
     pub connect_timeout: Duration,
-    /// How long the head of an answer may take.
+    /// How long the head of an answer may take once the request is sent.
     pub response_timeout: Duration,
     /// Largest request body, in bytes.
     pub max_body: u64,
@@ -118,7 +121,7 @@ impl Upstream {
         }
         let own = self.settings.target.path();
         // RFC 6750 §2.3 tokens in URLs are neither accepted nor passed on.
-        let pairs = query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with("access_token="));
+        let pairs = query.split('&').filter(|pair| !pair.is_empty() && !is_access_token(pair));
         let query = pairs.collect::<Vec<_>>().join("&");
         if query.is_empty() {
             return Ok(own.clone());
@@ -171,8 +174,9 @@ impl Upstream {
 
     async fn exchange(&self, request: Request<RequestBody>) -> Result<(Response<Incoming>, Lease), Failure> {
         let Settings { target, connect_timeout, response_timeout, max_body, .. } = &self.settings;
+        let progress = request.body().progress();
         let sent = self.pool.send(target, *connect_timeout, request);
-        match timeout(*response_timeout, sent).await {
+        match in_time(*response_timeout, progress, sent).await {
             Ok(Ok((response, lease))) => Ok((response, lease)),
             Ok(Err(SendError::Connect(cause))) => Err(Failure::Unreachable(cause)),
             Ok(Err(SendError::Http(error))) if is_too_large(&error) => Err(Failure::BodyTooLarge(*max_body)),
@@ -232,6 +236,28 @@ impl Upstream {
         parts.version = http::Version::HTTP_11;
         Ok(Response::from_parts(parts, answer))
     }
+}
+
+/// Waits for the head of an answer. While the body of the request is on its way, none can be expected.
+async fn in_time<F: Future>(
+    limit: Duration,
+    progress: Option<Arc<AtomicU64>>,
+    answer: F,
+) -> Result<F::Output, Elapsed> {
+    let (mut answer, mut seen) = (pin!(answer), 0);
+    loop {
+        let outcome = timeout(limit, answer.as_mut()).await;
+        let now = progress.as_ref().map_or(0, |progress| progress.load(Ordering::Relaxed));
+        if outcome.is_ok() || now == seen {
+            return outcome;
+        }
+        seen = now;
+    }
+}
+
+/// Whether a pair of a query is an access token, however its name is spelt.
+fn is_access_token(pair: &str) -> bool {
+    url::form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| name.eq_ignore_ascii_case("access_token"))
 }
 
 /// Events that we can read: a compressed stream passes as it is.

@@ -151,7 +151,9 @@ impl Pool {
         mut request: Request<RequestBody>,
     ) -> Result<(Response<Incoming>, Returns), SendError> {
         while let Some(mut sender) = self.idle() {
-            if sender.ready().await.is_err() {
+            // An upstream may answer before it has read a request to its end: such a connection is not free yet,
+            // and may never be.
+            if !sender.is_ready() && !matches!(timeout(READY_WITHIN, sender.ready()).await, Ok(Ok(()))) {
                 continue;
             }
             match sender.try_send_request(request).await {
@@ -220,5 +222,7 @@ where
 const MAX_IDLE: usize = 256;
 /// Node's servers close after 5 s, uvicorn after 5 s: a little less, so that we are the first.
 const MAX_IDLE_TIME: Duration = Duration::from_millis(4_500);
+/// A connection whose answer was just read to the end is free as soon as its task has run.
+const READY_WITHIN: Duration = Duration::from_millis(20);
 /// Largest head of an answer, and read buffer of a connection.
 const MAX_HEAD: usize = 64 << 10;

@@ -109,35 +109,28 @@ impl Stream {
     }
 }
 
-/// Remembers whether the bytes so far end between two events, the only place where a comment may go.
-#[derive(Default)]
-struct Tail {
-    inside_line: bool,
-    inside_event: bool,
+/// Remembers how the bytes so far end: between two events is the only place where a comment may go.
+struct Tail([u8; 3]);
+
+impl Default for Tail {
+    fn default() -> Self {
+        // As if an event had just ended.
+        Tail(*b"\n\n\n")
+    }
 }
 
 impl Tail {
     fn note(&mut self, data: &[u8]) {
-        let last_two = (data.len().checked_sub(2).map(|at| data[at]), data.last().copied());
-        match last_two {
-            (_, None) => {}
-            (Some(b'\n' | b'\r'), Some(b'\n' | b'\r')) if is_blank_line(data) => {
-                (self.inside_line, self.inside_event) = (false, false);
-            }
-            (None, Some(b'\n')) if !self.inside_line => self.inside_event = false,
-            (_, Some(b'\n' | b'\r')) => (self.inside_line, self.inside_event) = (false, true),
-            _ => (self.inside_line, self.inside_event) = (true, true),
+        // However the bytes were cut into frames: what counts is the last three of all of them.
+        for byte in &data[data.len().saturating_sub(3)..] {
+            self.0 = [self.0[1], self.0[2], *byte];
         }
     }
 
+    /// Whether the last line is an empty one. A CR alone may be the first half of a line end.
     fn is_between_events(&self) -> bool {
-        !self.inside_line && !self.inside_event
+        matches!(self.0, [_, b'\n', b'\n'] | [b'\n' | b'\r', b'\r', b'\n'] | [_, b'\r', b'\r'])
     }
-}
-
-/// Whether the data ends with an empty line, and not merely with one CRLF.
-fn is_blank_line(data: &[u8]) -> bool {
-    [b"\n\n".as_slice(), b"\r\r", b"\n\r\n"].iter().any(|end| data.ends_with(end)) || data == b"\r\n"
 }
 
 /// Waits for the first event; if that is `endpoint`, its URI becomes ours.

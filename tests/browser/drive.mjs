@@ -8,9 +8,12 @@ import { look, seen, tabThrough } from './look.mjs';
 
 const APP = 'https://app.example';
 const cases = [];
-/** `sites`: other places the case goes to on purpose; `violations`: it provokes one of our policy. */
+/**
+ * `pages`: what the site of the case serves; `sites`: other places the case goes to on purpose;
+ * `violations`: it provokes one of our policy; `options`: of the browser context.
+ */
 const test = (name, body, expected = {}) => cases.push({ name, body, expected });
-const second = () => new Promise((resolve) => setTimeout(resolve, 1000));
+const aSecond = () => new Promise((resolve) => setTimeout(resolve, 1000));
 
 // --- logging in ------------------------------------------------------------------------------------------------------
 
@@ -85,7 +88,7 @@ test('login: a custom scheme gets a button and no jump', async ({ page, person }
   await person.logIn(page);
   const button = page.locator('#continue');
   await button.waitFor();
-  await second();
+  await aSecond();
   assert.deepEqual([...tried].filter((url) => url.startsWith('cursor:')), [], 'no jump by itself');
   const { code, ...rest } = Object.fromEntries(new URL(await button.getAttribute('href')).searchParams);
   assert.deepEqual(rest, { state: client.state, iss: PROXY });
@@ -93,8 +96,20 @@ test('login: a custom scheme gets a button and no jump', async ({ page, person }
   await look(page, 'logged-in-custom-scheme');
   assert.deepEqual(await tabThrough(page), ['Open the app']);
   await button.click();
-  await second();
+  await aSecond();
   assert.deepEqual([...tried].filter((url) => url.startsWith('cursor:')), [await button.getAttribute('href')], 'the button opens the app');
+  assert.equal((await client.whoami(code)).login, 'octocat');
+});
+
+test('login: the back button at GitHub leads to the question, which can be answered again', async ({ page, person, site }) => {
+  const client = await Client.register('Hesitant client', site.callback);
+  await page.goto(client.authorizeUrl());
+  await page.getByRole('button', { name: /^Allow/ }).click();
+  await page.locator('#sign-in-octocat').waitFor();
+  await page.goBack();
+  assert.ok(page.url().startsWith(`${PROXY}/authorize?`), page.url());
+  await person.logIn(page);
+  const { code } = await site.arrived;
   assert.equal((await client.whoami(code)).login, 'octocat');
 });
 
@@ -103,12 +118,8 @@ test('login: in a popup, whose callback page speaks to the page that opened it',
   await page.goto(`${site.origin}/opener`);
   const [popup] = await Promise.all([
     page.waitForEvent('popup'),
-    page.evaluate((url) => void (window.w = window.open('about:blank', 'login', 'width=600,height=700')), client.authorizeUrl()),
+    page.evaluate((url) => void window.open(url, 'login', 'width=600,height=700'), client.authorizeUrl()),
   ]);
-  const cdp = await person.context.newCDPSession(popup);
-  await cdp.send('Fetch.enable', { patterns: [{ urlPattern: `${PROXY}/*`, requestStage: 'Response' }] });
-  cdp.on('Fetch.requestPaused', ({ requestId, responseStatusCode, responseHeaders }) => cdp.send('Fetch.continueResponse', { requestId, responseCode: responseStatusCode, responseHeaders: responseHeaders }).catch(() => {}));
-  await page.evaluate((url) => void (window.w.location = url), client.authorizeUrl());
   await person.logIn(popup);
   await site.arrived;
   await page.waitForFunction(() => window.told, null, { timeout: 3000 }).catch(() => assert.fail('window.opener is gone'));
@@ -149,7 +160,7 @@ test('deny: an https client hears it, a custom scheme after a click', async ({ p
   await page.goto(app.authorizeUrl());
   await page.getByRole('button', { name: 'Deny' }).click();
   await page.locator('#continue').waitFor();
-  await second();
+  await aSecond();
   assert.deepEqual([...tried].filter((url) => url.startsWith('cursor:')), []);
   await look(page, 'denied-custom-scheme');
   assert.match(await page.locator('#continue').getAttribute('href'), /^cursor:\/\/anysphere\/cb\?error=access_denied&/);
@@ -165,7 +176,9 @@ test('deny: a decision is made once, also by the back button', async ({ page, si
   await page.evaluate((sealed) => {
     const form = document.createElement('form');
     Object.assign(form, { method: 'post', action: '/consent' });
-    for (const [name, value] of [['flow', sealed], ['decision', 'approve']]) form.append(Object.assign(document.createElement('input'), { name, value }));
+    for (const [name, value] of [['flow', sealed], ['decision', 'approve']]) {
+      form.append(Object.assign(document.createElement('input'), { name, value }));
+    }
     document.body.append(form);
     form.submit();
   }, flow);
@@ -298,7 +311,7 @@ test('hostile name: is text on every page, asks for nothing, runs nothing', asyn
     assert.ok((await page.locator('main').textContent()).includes(shown));
     if (kind === 'long') await look(page, 'hostile-long-problem');
   }
-  await second();
+  await aSecond();
   assert.deepEqual(person.asked.filter((url) => !url.startsWith(PROXY) && !url.startsWith('cursor:')), []);
 });
 
@@ -327,7 +340,7 @@ test('pages: an error for a client nobody vouches for is offered, not sent', asy
   assert.equal(answer.status(), 400);
   await look(page, 'offered');
   assert.deepEqual(await tabThrough(page), ['Back to app.example']);
-  await second();
+  await aSecond();
   assert.deepEqual(person.askedBelow(APP), [], 'no jump by itself');
   await page.locator('#continue').click();
   await page.waitForURL(`${APP}/cb?*`);
@@ -423,7 +436,7 @@ test('fetch: a page on localhost discovers, registers, redeems and calls (the In
 
 // --- all of it ---------------------------------------------------------------------------------------------------------------
 
-const LIMIT = 60_000;
+const LIMIT = 30_000;
 
 async function runCase(browser, { body, expected }) {
   const people = [];

@@ -7,16 +7,16 @@ export const seen = [];
 
 /** Looks at a page in light, in dark, and as wide as a phone; `name` names the pictures. */
 export async function look(page, name) {
-  for (const [look, viewport, colorScheme] of LOOKS) {
+  for (const [way, viewport, colorScheme] of WAYS) {
     await page.setViewportSize(viewport);
     await page.emulateMedia({ colorScheme });
     const found = await page.evaluate(examine);
-    const where = `${name} in ${look}`;
+    const where = `${name} in ${way}`;
     assert.equal(found.styled, true, `${where}: our style is applied`);
     assert.equal(found.overflow, 0, `${where}: pixels to scroll sideways`);
     assert.deepEqual(found.faint, [], `${where}: text with a contrast below 4.5`);
     assert.deepEqual(found.small, [], `${where}: buttons lower than 44 px`);
-    await page.screenshot({ path: `${process.env.WORK}/${name}-${look}.png`, fullPage: true });
+    await page.screenshot({ path: `${process.env.WORK}/${name}-${way}.png`, fullPage: true });
   }
   await page.setViewportSize(DESKTOP);
   await page.emulateMedia({ colorScheme: 'light' });
@@ -77,7 +77,7 @@ function examine() {
   };
 }
 
-const LOOKS = [
+const WAYS = [
   ['light', DESKTOP, 'light'],
   ['dark', DESKTOP, 'dark'],
   ['phone', PHONE, 'light'],

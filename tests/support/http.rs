@@ -1,5 +1,6 @@
 //! A plain HTTP/1.1 client: one connection per request, nothing followed, nothing added but Host.
 
+use std::error::Error;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -62,24 +63,38 @@ pub async fn send(address: SocketAddr, request: Request<Bytes>) -> Answer {
     Answer { status: parts.status.as_u16(), headers: parts.headers, body }
 }
 
+/// The same where the other side may be killed meanwhile: `None` when there is no whole answer.
+pub async fn try_send(address: SocketAddr, request: Request<Bytes>) -> Option<Answer> {
+    let (parts, body) = try_open(address, request).await.ok()?;
+    let body = body.collect().await.ok()?.to_bytes();
+    Some(Answer { status: parts.status.as_u16(), headers: parts.headers, body })
+}
+
 /// Sends and returns the head as soon as it is there, with the body still to come.
 pub async fn open(address: SocketAddr, request: Request<Bytes>) -> (http::response::Parts, Incoming) {
-    let stream = TcpStream::connect(address).await.expect("connects");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("shakes hands");
+    try_open(address, request).await.expect("an answer")
+}
+
+async fn try_open(
+    address: SocketAddr,
+    request: Request<Bytes>,
+) -> Result<(http::response::Parts, Incoming), Box<dyn Error>> {
+    let stream = TcpStream::connect(address).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
         let _ = connection.await;
     });
-    let response = sender.send_request(request.map(Full::new)).await.expect("an answer");
-    response.into_parts()
+    Ok(sender.send_request(request.map(Full::new)).await?.into_parts())
 }
 
 /// The next piece of a body that is still open; `None` at its clean end, an error when it was cut.
 pub async fn next(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
     loop {
         match body.frame().await? {
+            // HTTP/2 may end with an empty frame.
             Ok(frame) => match frame.into_data() {
-                Ok(data) => return Some(Ok(data)),
-                Err(_) => continue,
+                Ok(data) if !data.is_empty() => return Some(Ok(data)),
+                _ => continue,
             },
             Err(error) => return Some(Err(error)),
         }

@@ -5,6 +5,7 @@ pub mod browser;
 pub mod documents;
 pub mod github;
 pub mod http;
+pub mod program;
 pub mod proxy;
 pub mod raw;
 pub mod sabotage;

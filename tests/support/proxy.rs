@@ -18,6 +18,7 @@ use super::TempDir;
 use super::browser::Browser;
 use super::github::{GitHub, Options, TokenKind, User};
 use super::http::{self as plain, Answer, form};
+use super::program::Program;
 use super::upstream::Mcp;
 
 /// What clients see.
@@ -77,6 +78,12 @@ impl Setup {
     }
 }
 
+/// Resources for a [`Setup`]: `/mcp` in front of any origin, with further keys (`, max_body: 1MiB`).
+pub fn in_front_of(origin: &str, more: &str) -> &'static str {
+    let inject = r#"{X-GitHub-Token: "{github_token}"}"#;
+    Box::leak(format!("[{{path: /mcp, upstream: '{origin}/mcp', inject: {inject}{more}}}]").into_boxed_str())
+}
+
 /// The file of [`Setup::on`].
 pub fn database(dir: &TempDir) -> PathBuf {
     dir.path().join("proxy.db")
@@ -100,25 +107,23 @@ impl Proxy {
     }
 
     pub async fn with(setup: Setup) -> Self {
-        let options = Options { token_kind: setup.token_kind, ..Options::default() };
-        let github = GitHub::start(options).await.expect("a GitHub starts");
-        github.world().add_user(User::octocat());
-        github.world().sign_in("octocat");
-        let mcp = Mcp::start().await;
-        let resources = setup.resources.replace("MCP", &mcp.origin());
-        let yaml = format!(
-            "public_url: {PUBLIC}\nlisten: 127.0.0.1:0\nworkers: 1\ndrain: 1s\nstore: '{}'\nallow: {}\n\
-             github: {{client_id: standin-client, client_secret: standin-secret, base_url: '{}', api_url: '{}'}}\n\
-             resources: {resources}\n{}\n",
-            setup.store,
-            setup.allow,
-            github.base_url(),
-            github.api_url(),
-            setup.extra
-        );
+        let (github, mcp, yaml) = surroundings(&setup).await;
         let clock = ManualClock::new(42);
         let app = run(&yaml, &clock, &setup.tuning);
         Proxy { address: app.address(), app: Some(app), clock, github, mcp, yaml }
+    }
+
+    /// The real program, as a process of its own with the machine's clock, in the same surroundings.
+    pub async fn as_process(setup: Setup, dir: &TempDir, log: &str) -> (Self, Program) {
+        let (github, mcp, yaml) = surroundings(&setup).await;
+        let program = Program::start(dir, &yaml, log);
+        let (address, clock) = (program.address(), ManualClock::new(42));
+        (Proxy { address, app: None, clock, github, mcp, yaml }, program)
+    }
+
+    /// The process was started again: it listens elsewhere.
+    pub fn moved_to(&mut self, address: SocketAddr) {
+        self.address = address;
     }
 
     /// Stops the proxy and starts another on the same configuration, clock and store.
@@ -296,6 +301,27 @@ pub fn param(url: &str, name: &str) -> Option<String> {
 /// Parses a configuration without environment.
 pub fn parse(yaml: &str) -> Result<Config, Vec<Problem>> {
     Config::parse(yaml, &|_| None)
+}
+
+/// A GitHub with one person, an MCP server, and the configuration of a proxy between them.
+async fn surroundings(setup: &Setup) -> (GitHub, Mcp, String) {
+    let options = Options { token_kind: setup.token_kind, ..Options::default() };
+    let github = GitHub::start(options).await.expect("a GitHub starts");
+    github.world().add_user(User::octocat());
+    github.world().sign_in("octocat");
+    let mcp = Mcp::start().await;
+    let resources = setup.resources.replace("MCP", &mcp.origin());
+    let yaml = format!(
+        "public_url: {PUBLIC}\nlisten: 127.0.0.1:0\nworkers: 1\ndrain: 1s\nstore: '{}'\nallow: {}\n\
+         github: {{client_id: standin-client, client_secret: standin-secret, base_url: '{}', api_url: '{}'}}\n\
+         resources: {resources}\n{}\n",
+        setup.store,
+        setup.allow,
+        github.base_url(),
+        github.api_url(),
+        setup.extra
+    );
+    (github, mcp, yaml)
 }
 
 fn run(yaml: &str, clock: &ManualClock, tuning: &Tuning) -> App {

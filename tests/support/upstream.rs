@@ -107,7 +107,9 @@ async fn answer(
     script: Arc<Mutex<Script>>,
 ) -> Result<Response<Body>, Infallible> {
     let (parts, body) = request.into_parts();
-    let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    // A request that was broken off was not heard.
+    let Ok(body) = body.collect().await else { return Ok(json(RESULT)) };
+    let body = body.to_bytes();
     let request = Heard { method: parts.method, target: parts.uri.to_string(), headers: parts.headers, body };
     let script = script.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let response = script(&request);

@@ -85,14 +85,29 @@ fn comments_go_between_events_only() {
         frames.iter().for_each(|frame| tail.note(frame.as_bytes()));
         tail.is_between_events()
     };
-    for frames in
-        [&[][..], &["data: x\n\n"], &["data: x\n", "\n"], &["data: x\r\n\r\n"], &["data: x", "\n\n"]]
-    {
+    for frames in [
+        &[][..],
+        &["data: x\n\n"],
+        &["data: x\n", "\n"],
+        &["data: x\r\n\r\n"],
+        &["data: x", "\n\n"],
+        &["data: x\r", "\n", "\r", "\n"],
+        &["data: x\r\n", "\r\n"],
+        &["data: x\r\r"],
+        &["data: x\r", "\r\n"],
+    ] {
         assert!(between(frames), "{frames:?}");
     }
-    for frames in
-        [&["data: x"][..], &["data: x\n"], &["data: x\r\n"], &["data: x\n\ndata: y"], &["\n\nx", "\n"]]
-    {
+    for frames in [
+        &["data: x"][..],
+        &["data: x\n"],
+        &["data: x\r\n"],
+        &["data: x\n\ndata: y"],
+        &["\n\nx", "\n"],
+        &["data: x", "\r\n"],
+        &["data: x\r", "\n"],
+        &["data: x\r\n", "\r"],
+    ] {
         assert!(!between(frames), "{frames:?}");
     }
 }

@@ -1,0 +1,131 @@
+//! Trading a refresh token: once, in whatever process, and never losing what came of it.
+//!
+//! GitHub takes a refresh token one time and kills the access token with it. Askers of one process queue behind
+//! a lock, processes behind a claim in the store; a pair that could not be stored waits for the next asker.
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::super::{Granted, LoginError, Trouble};
+use super::{Credential, CredentialError, Inner};
+use crate::clock::Time;
+use crate::store::people::CredentialRecord;
+use crate::store::{Created, Replaced, Stored};
+
+/// A pair that GitHub has given out, sealed, and the one it took for it.
+#[derive(Clone)]
+pub(super) struct Refreshed {
+    replaces: String,
+    sealed: String,
+    expires: Option<Time>,
+}
+
+impl Inner {
+    /// Single flight: the first asker refreshes, the others find the fresh record.
+    pub(super) async fn refreshed(&self, key: &str) -> Result<Credential, CredentialError> {
+        let lock = self.lock(key);
+        let guard = lock.lock().await;
+        let outcome = self.refresh_alone(key).await;
+        drop(guard);
+        self.unlock(key, lock);
+        outcome
+    }
+
+    pub(super) async fn refresh_alone(&self, key: &str) -> Result<Credential, CredentialError> {
+        let credential = self.read(key).await?;
+        if !self.is_expiring(&credential) {
+            return Ok(credential);
+        }
+        // Single flight across processes too: GitHub takes a refresh token once, and refuses the second asker.
+        for _ in 0..CLAIM_TRIES {
+            let until = self.clock.now().after(CLAIM_FOR);
+            if self.people.claim_refresh(key, until).await? == Created::Created {
+                let outcome = self.refresh_claimed(key).await;
+                // A claim that stays behind ends by itself.
+                let _ = self.people.release_refresh(key).await;
+                return outcome;
+            }
+            sleep(CLAIM_WAIT).await;
+            let credential = self.read(key).await?;
+            if !self.is_expiring(&credential) {
+                return Ok(credential);
+            }
+        }
+        Err(Trouble::new("another process has been refreshing for too long").into())
+    }
+
+    async fn refresh_claimed(&self, key: &str) -> Result<Credential, CredentialError> {
+        self.save(key).await?;
+        let stored = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
+        let (credential, refresh_token) = self.open(key, &stored)?;
+        if !self.is_expiring(&credential) {
+            return Ok(credential);
+        }
+        let still_good = credential.expires.is_some_and(|expires| self.clock.now() < expires);
+        let Some(refresh_token) = refresh_token else {
+            return if still_good { Ok(credential) } else { self.bury(key, &stored.value, "expired").await };
+        };
+        match self.github.refresh(&refresh_token).await {
+            Ok(granted) => self.store_refreshed(key, stored.value, &granted, &refresh_token).await,
+            Err(error) if error.is_misconfiguration() => {
+                warn!(%error, "GitHub does not accept the configured client_id and client_secret");
+                if still_good { Ok(credential) } else { Err(Trouble::new(error).into()) }
+            }
+            Err(LoginError::Refused(_)) => {
+                let now = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
+                // A new login came in between: it stands.
+                if now.version != stored.version {
+                    return self.open(key, &now).map(|(credential, _)| credential);
+                }
+                self.bury(key, &stored.value, "refused at refresh").await
+            }
+            Err(LoginError::Trouble(_)) if still_good => Ok(credential),
+            Err(LoginError::Trouble(trouble)) => Err(trouble.into()),
+        }
+    }
+
+    async fn store_refreshed(
+        &self,
+        key: &str,
+        old: CredentialRecord,
+        granted: &Granted,
+        old_refresh: &SecretString,
+    ) -> Result<Credential, CredentialError> {
+        let now = self.clock.now();
+        let kept = granted.refresh_token.as_ref().unwrap_or(old_refresh);
+        let sealed = self.seal(key, &granted.access_token, Some(kept));
+        let expires = granted.expires_in.map(|seconds| now.after(Duration::from_secs(seconds)));
+        self.unsaved.insert(key.to_owned(), Refreshed { replaces: old.sealed, sealed, expires });
+        self.save(key).await?;
+        self.read(key).await
+    }
+
+    /// Stores a new pair. Until that has worked it is kept here: GitHub takes the old one no more.
+    async fn save(&self, key: &str) -> Result<(), CredentialError> {
+        while let Some(Refreshed { replaces, sealed, expires }) = self.unsaved.get(key).map(|new| new.clone())
+        {
+            // Somebody logged in meanwhile: their newer credential stands, ours is forgotten. A check that was
+            // noted meanwhile is none of that.
+            let stored = self.people.credential(key).await?.filter(|stored| stored.value.sealed == replaces);
+            let done = match stored {
+                Some(Stored { value, version }) => {
+                    let record = CredentialRecord { sealed, expires, ..value };
+                    self.people.swap_credential(key, version, &record).await? == Replaced::Replaced
+                }
+                None => true,
+            };
+            if done {
+                self.unsaved.remove(key);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A little longer than a call to GitHub takes at most: a process that dies in it holds up nobody for long.
+pub(super) const CLAIM_FOR: Duration = Duration::from_secs(15);
+const CLAIM_WAIT: Duration = Duration::from_millis(50);
+const CLAIM_TRIES: u32 = 300;

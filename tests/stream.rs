@@ -1,0 +1,496 @@
+//! Streams: frame by frame, cut when they must be, never ended cleanly when they broke.
+
+mod support;
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response};
+use hyper::body::Incoming;
+use mcp_auth_proxy::app::Tuning;
+use support::http as plain;
+use support::proxy::{PING, Proxy, Setup, Tokens, in_front_of};
+use support::upstream::{Body, Raw, events};
+use support::{TempDir, all, raw};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+type Feed = mpsc::UnboundedSender<Result<Bytes, io::Error>>;
+
+/// From now on every request opens a stream, whose feed comes out here.
+fn streams(proxy: &Proxy) -> mpsc::UnboundedReceiver<Feed> {
+    streams_with(proxy, |response| response)
+}
+
+fn streams_with(
+    proxy: &Proxy,
+    change: impl Fn(Response<Body>) -> Response<Body> + Send + Sync + 'static,
+) -> mpsc::UnboundedReceiver<Feed> {
+    let (feeds, fed) = mpsc::unbounded_channel();
+    proxy.mcp.say(move |_| {
+        let (response, feed) = events();
+        let _ = feeds.send(feed);
+        change(response)
+    });
+    fed
+}
+
+async fn open(proxy: &Proxy, tokens: &Tokens, method: Method) -> (http::response::Parts, Incoming) {
+    let body = if method == Method::GET { Bytes::new() } else { Bytes::from_static(PING) };
+    let request = proxy.call("/mcp", &tokens.access).method(method).body(body).unwrap();
+    plain::open(proxy.address(), request).await
+}
+
+fn say(feed: &Feed, text: &str) {
+    feed.send(Ok(Bytes::copy_from_slice(text.as_bytes()))).expect("the proxy listens");
+}
+
+#[track_caller]
+fn text(frame: Option<Result<Bytes, hyper::Error>>) -> String {
+    String::from_utf8(frame.expect("not the end").expect("not cut").to_vec()).expect("text")
+}
+
+/// Nothing here takes that long; what would hang fails.
+async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(Duration::from_secs(20), future).await.expect("it happens soon")
+}
+
+fn tuned(tuning: Tuning) -> Setup {
+    Setup { tuning, ..Setup::default() }
+}
+
+// PX-S1, PX-S4, UP-09
+#[tokio::test(flavor = "multi_thread")]
+async fn events_arrive_one_by_one_and_the_head_before_any() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    let mut fed = streams(&proxy);
+    for method in [Method::POST, Method::GET] {
+        let (head, mut body) = soon(open(&proxy, &tokens, method)).await;
+        assert_eq!(
+            (head.status.as_u16(), head.headers["content-type"].to_str().unwrap()),
+            (200, "text/event-stream")
+        );
+        assert_eq!(head.headers["x-accel-buffering"], "no");
+        assert!(!head.headers.contains_key("content-length"));
+        let feed = fed.recv().await.unwrap();
+        for event in [
+            "event: message\nid: 1\nretry: 3000\ndata: {\"a\": 1}\n\n",
+            "id: 2\ndata: \n\n",
+            ": comment of the upstream\n\n",
+            "data: half",
+            " and half\r\n\r\n",
+        ] {
+            say(&feed, event);
+            assert_eq!(text(soon(plain::next(&mut body)).await), event);
+        }
+        drop(feed);
+        assert!(soon(plain::next(&mut body)).await.is_none(), "a clean end");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn comments_keep_a_silent_stream_alive_between_events_only() {
+    let proxy =
+        Proxy::with(tuned(Tuning { keep_alive: Duration::from_millis(30), ..Setup::default().tuning })).await;
+    let tokens = proxy.login().await;
+    let mut fed = streams(&proxy);
+    for method in [Method::POST, Method::GET] {
+        let (_, mut body) = open(&proxy, &tokens, method).await;
+        let feed = fed.recv().await.unwrap();
+        for _ in 0..2 {
+            assert_eq!(text(soon(plain::next(&mut body)).await), ": keep-alive\n\n");
+        }
+        say(&feed, "data: 1\n\n");
+        let mut frame = text(soon(plain::next(&mut body)).await);
+        while frame == ": keep-alive\n\n" {
+            frame = text(soon(plain::next(&mut body)).await);
+        }
+        assert_eq!(frame, "data: 1\n\n");
+        assert_eq!(text(soon(plain::next(&mut body)).await), ": keep-alive\n\n");
+        // Within an event nothing may come, however long it takes and wherever it is cut.
+        let mut heard = String::new();
+        for piece in ["data: a", "\r\n", "data: b\r", "\n", "\r"] {
+            say(&feed, piece);
+            while !heard.ends_with(piece) {
+                heard.push_str(&text(soon(plain::next(&mut body)).await));
+            }
+            let quiet = timeout(Duration::from_millis(100), plain::next(&mut body)).await;
+            assert!(quiet.is_err(), "{quiet:?} after {heard:?}");
+        }
+        say(&feed, "\n");
+        while !heard.contains("\r\n\r\n: keep-alive\n\n") {
+            heard.push_str(&text(soon(plain::next(&mut body)).await));
+        }
+    }
+}
+
+// UP-02, PX-S2
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_cancels_the_upstream() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    let mut fed = streams(&proxy);
+    for method in [Method::POST, Method::GET] {
+        // Before any event, and in the middle of them.
+        for events in [0, 2] {
+            let request = format!(
+                "{method} /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {}\r\nContent-Length: 0\r\n\r\n",
+                tokens.access
+            );
+            let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+            client.write_all(request.as_bytes()).await.unwrap();
+            let feed = fed.recv().await.unwrap();
+            for _ in 0..events {
+                say(&feed, "data: 1\n\n");
+                assert!(client.read(&mut [0; 4096]).await.unwrap() > 0);
+            }
+            drop(client);
+            soon(feed.closed()).await;
+        }
+    }
+}
+
+// UP-02
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_before_the_answer_cancels_too() {
+    let upstream = Raw::start().await;
+    let proxy =
+        Proxy::with(Setup { resources: in_front_of(&upstream.origin(), ""), ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {}\r\nContent-Length: 2\r\n\r\n{{}}",
+        tokens.access
+    );
+    client.write_all(request.as_bytes()).await.unwrap();
+    let (mut stream, _) = soon(upstream.accept()).await;
+    drop(client);
+    let mut rest = Vec::new();
+    let _ = soon(stream.read_to_end(&mut rest)).await;
+}
+
+// PX-S3
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_dies_mid_answer_is_never_a_clean_end() {
+    let sse = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+    for answer in [
+        sse,
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{\"a",
+        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: 100\r\n\r\ndata: 1\n\n",
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\"a\r\nzz\r\n",
+    ] {
+        let upstream = Raw::start().await;
+        let resources = in_front_of(&upstream.origin(), "");
+        let proxy = Proxy::with(Setup { resources, ..Setup::default() }).await;
+        let tokens = proxy.login().await;
+        for method in [Method::POST, Method::GET] {
+            let ((_, mut body), ()) =
+                tokio::join!(open(&proxy, &tokens, method), upstream.answer_once(answer.as_bytes()));
+            let end = loop {
+                match soon(plain::next(&mut body)).await {
+                    Some(Ok(_)) => {}
+                    end => break end,
+                }
+            };
+            assert!(matches!(end, Some(Err(_))), "a clean end after {answer:?}");
+        }
+    }
+}
+
+// UP-11
+#[tokio::test(flavor = "multi_thread")]
+async fn a_legacy_endpoint_at_another_origin_cuts_the_stream() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    let mut fed = streams(&proxy);
+    for uri in ["http://evil.test/m?s=1", "//evil.test/m", "https://127.0.0.1/m"] {
+        let (_, mut body) = open(&proxy, &tokens, Method::GET).await;
+        let feed = fed.recv().await.unwrap();
+        say(&feed, &format!("event: endpoint\ndata: {uri}\n\n"));
+        assert!(soon(plain::next(&mut body)).await.unwrap().is_err(), "{uri}");
+        soon(feed.closed()).await;
+    }
+    // An absolute URL of the upstream itself becomes ours.
+    let (_, mut body) = open(&proxy, &tokens, Method::GET).await;
+    let feed = fed.recv().await.unwrap();
+    say(&feed, &format!("event: endpoint\r\ndata: {}/messages?s=1\r\n\r\n", proxy.mcp.origin()));
+    assert!(text(soon(plain::next(&mut body)).await).starts_with("event: endpoint\ndata: /mcp?endpoint="));
+}
+
+// TK-22, PX-S11
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_closes_open_streams_here_and_at_a_replica() {
+    let dir = TempDir::new();
+    let tuning = Tuning { stream_recheck: Duration::from_millis(20), ..Setup::default().tuning };
+    let proxy = Proxy::with(Setup { tuning, ..Setup::on(&dir) }).await;
+    let (one, two, bystander) = (proxy.login().await, proxy.login().await, proxy.login().await);
+    let mut fed = streams(&proxy);
+    let (_, mut kept) = open(&proxy, &bystander, Method::GET).await;
+    let kept_feed = fed.recv().await.unwrap();
+    let replica = proxy.replica();
+    let revoke = async |at, tokens: &Tokens| {
+        let pairs = [("token", tokens.refresh.as_str()), ("client_id", &tokens.client_id)];
+        proxy.post_form_at(at, "/revoke", &pairs).await.expect(200);
+    };
+    for (tokens, at) in [(&one, proxy.address()), (&two, replica.address())] {
+        let (_, mut body) = open(&proxy, tokens, Method::GET).await;
+        let feed = fed.recv().await.unwrap();
+        say(&feed, "data: 1\n\n");
+        assert_eq!(text(soon(plain::next(&mut body)).await), "data: 1\n\n");
+        revoke(at, tokens).await;
+        assert!(soon(plain::next(&mut body)).await.unwrap().is_err(), "cut, not ended");
+        soon(feed.closed()).await;
+    }
+    say(&kept_feed, "data: 1\n\n");
+    assert_eq!(text(soon(plain::next(&mut kept)).await), "data: 1\n\n");
+}
+
+// TK-22
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_here_stops_the_next_event_although_the_gate_looked_again() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    let mut fed = streams(&proxy);
+    let (_, mut body) = open(&proxy, &tokens, Method::GET).await;
+    let feed = fed.recv().await.unwrap();
+    say(&feed, "data: 1\n\n");
+    assert_eq!(text(soon(plain::next(&mut body)).await), "data: 1\n\n");
+    proxy.forward(Duration::from_secs(2));
+    let (_, other) = open(&proxy, &tokens, Method::GET).await;
+    let pairs = [("token", tokens.access.as_str()), ("client_id", &tokens.client_id)];
+    proxy.post_form("/revoke", &pairs).await.expect(200);
+    say(&feed, "data: 2\n\n");
+    assert!(soon(plain::next(&mut body)).await.unwrap().is_err());
+    drop(other);
+}
+
+// PX-S10
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_may_outlive_its_access_token_and_any_timeout() {
+    let tuning = Tuning { stream_recheck: Duration::from_millis(20), ..Setup::default().tuning };
+    let more = ", response_timeout: 1s";
+    let upstream = Raw::start().await;
+    let setup = Setup { resources: in_front_of(&upstream.origin(), more), ..tuned(tuning) };
+    let proxy = Proxy::with(setup).await;
+    let tokens = proxy.login().await;
+    let ((_, mut body), mut stream) = tokio::join!(open(&proxy, &tokens, Method::GET), async {
+        let (mut stream, _) = upstream.accept().await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").await.unwrap();
+        stream
+    });
+    proxy.forward(Duration::from_secs(9 * 3_600));
+    // Longer than the timeout of a head, in real time.
+    let quiet = timeout(Duration::from_millis(1_300), plain::next(&mut body)).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    stream.write_all(b"data: late\n\n").await.unwrap();
+    assert_eq!(text(soon(plain::next(&mut body)).await), "data: late\n\n");
+    assert!(proxy.ping(&tokens.access).await.status == 401);
+}
+
+// PX-H5, UP-12, PX-S13
+#[tokio::test(flavor = "multi_thread")]
+async fn event_ids_pass_and_compressed_answers_pass_byte_for_byte() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    let mut fed = streams_with(&proxy, |mut response| {
+        response.headers_mut().insert("content-encoding", HeaderValue::from_static("gzip"));
+        response
+    });
+    let request =
+        proxy.call("/mcp", &tokens.access).header("last-event-id", "a/7").header("accept-encoding", "gzip");
+    let (head, mut body) =
+        plain::open(proxy.address(), request.body(Bytes::from_static(PING)).unwrap()).await;
+    assert_eq!(head.headers["content-encoding"], "gzip");
+    let feed = fed.recv().await.unwrap();
+    for bytes in [&b"\x1f\x8b\x08\x00"[..], b"\n\n", b"\x00\xff\r\n"] {
+        feed.send(Ok(Bytes::from_static(bytes))).unwrap();
+        assert_eq!(soon(plain::next(&mut body)).await.unwrap().unwrap(), bytes);
+    }
+    drop(feed);
+    assert!(soon(plain::next(&mut body)).await.is_none());
+    let heard = proxy.mcp.last();
+    assert_eq!((heard.header("last-event-id"), heard.header("accept-encoding")), ("a/7", "gzip"));
+    // A GET may be the legacy transport, whose first event must be readable.
+    let request = proxy.call("/mcp", &tokens.access).method(Method::GET).header("accept-encoding", "gzip");
+    let (_, body) = plain::open(proxy.address(), request.body(Bytes::new()).unwrap()).await;
+    assert!(!proxy.mcp.last().headers.contains_key("accept-encoding"));
+    drop(body);
+}
+
+// PX-S5
+#[tokio::test(flavor = "multi_thread")]
+async fn many_streams_of_one_person_do_not_mix() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    let mut fed = streams(&proxy);
+    let mut open_streams = Vec::new();
+    for _ in 0..50 {
+        let (_, body) = open(&proxy, &tokens, Method::GET).await;
+        open_streams.push((fed.recv().await.unwrap(), body));
+    }
+    for round in 0..2 {
+        for (number, (feed, _)) in open_streams.iter().enumerate() {
+            say(feed, &format!("data: {round}-{number}\n\n"));
+        }
+        let heard = open_streams.iter_mut().map(|(_, body)| soon(plain::next(body)));
+        for (number, event) in all(heard).await.into_iter().enumerate() {
+            assert_eq!(text(event), format!("data: {round}-{number}\n\n"));
+        }
+    }
+    // A call beside them is answered at once.
+    let (_, mut body) = soon(open(&proxy, &tokens, Method::POST)).await;
+    let feed = fed.recv().await.unwrap();
+    say(&feed, "data: x\n\n");
+    assert_eq!(text(soon(plain::next(&mut body)).await), "data: x\n\n");
+}
+
+// UP-08, PX-S12
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_slows_the_upstream_down_instead_of_filling_memory() {
+    let upstream = Raw::start().await;
+    let proxy =
+        Proxy::with(Setup { resources: in_front_of(&upstream.origin(), ""), ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    const CHUNK: usize = 64 << 10;
+    const TOTAL: usize = 64 << 20;
+    for kind in ["text/event-stream", "application/json"] {
+        let (opened, mut stream) = tokio::join!(open(&proxy, &tokens, Method::POST), async {
+            let (mut stream, _) = upstream.accept().await;
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: {TOTAL}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream
+        });
+        let (_, mut body) = opened;
+        // Nobody reads: what the upstream gets rid of is bounded by buffers of sockets, ours are small.
+        let chunk = vec![b'x'; CHUNK];
+        let mut written = 0;
+        while written < TOTAL {
+            match timeout(Duration::from_millis(500), stream.write(&chunk[..CHUNK.min(TOTAL - written)]))
+                .await
+            {
+                Ok(count) => written += count.unwrap(),
+                Err(_) => break,
+            }
+        }
+        assert!(written < 32 << 20, "{kind}: {written} bytes went somewhere");
+        // Then it is read, and all of it arrives.
+        let mut read = 0;
+        let (total, ()) = tokio::join!(
+            async {
+                while let Some(data) = soon(plain::next(&mut body)).await {
+                    read += data.unwrap().iter().filter(|byte| **byte == b'x').count();
+                }
+                read
+            },
+            async {
+                while written < TOTAL {
+                    written += stream.write(&chunk[..CHUNK.min(TOTAL - written)]).await.unwrap();
+                }
+            }
+        );
+        assert_eq!(total, TOTAL, "{kind}");
+    }
+}
+
+// PX-S12
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_64_mib_streams_to_the_upstream_and_one_byte_more_is_413() {
+    let upstream = Raw::start().await;
+    let proxy =
+        Proxy::with(Setup { resources: in_front_of(&upstream.origin(), ""), ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    const TOTAL: usize = 64 << 20;
+    let head = format!("POST /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {}\r\n", tokens.access);
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    client.write_all(format!("{head}Content-Length: {TOTAL}\r\n\r\n").as_bytes()).await.unwrap();
+    // The upstream hears of it before the client has sent a byte of the body.
+    let (mut stream, heard) = soon(upstream.accept()).await;
+    assert!(heard.contains(&format!("content-length: {TOTAL}")), "{heard}");
+    let already = heard.split("\r\n\r\n").nth(1).map_or(0, str::len);
+    let chunk = vec![b'y'; 1 << 20];
+    let ((), got) = tokio::join!(
+        async {
+            for _ in 0..TOTAL / chunk.len() {
+                client.write_all(&chunk).await.unwrap();
+            }
+        },
+        async {
+            let (mut got, mut buffer) = (already, vec![0; 256 << 10]);
+            while got < TOTAL {
+                let read = soon(stream.read(&mut buffer)).await.unwrap();
+                assert!(read > 0);
+                assert!(buffer[..read].iter().all(|byte| *byte == b'y'));
+                got += read;
+            }
+            got
+        }
+    );
+    assert_eq!(got, TOTAL);
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    assert_eq!(raw::status(&raw::hear(&mut client).await), 200);
+}
+
+// DS-03: a body without a length is cut when it passes the limit, and the upstream never sees its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunked_body_over_the_limit_is_413() {
+    let upstream = Raw::start().await;
+    let resources = in_front_of(&upstream.origin(), ", max_body: 1MiB");
+    let proxy = Proxy::with(Setup { resources, ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+        tokens.access
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    let (mut stream, _) = soon(upstream.accept()).await;
+    let chunk = [format!("{:x}\r\n", 1 << 20).as_bytes(), &vec![b'z'; 1 << 20], b"\r\n1\r\nz\r\n"].concat();
+    let mut seen = Vec::new();
+    let (answer, _) = soon(async {
+        tokio::join!(
+            async {
+                let _ = client.write_all(&chunk).await;
+                raw::hear(&mut client).await
+            },
+            stream.read_to_end(&mut seen)
+        )
+    })
+    .await;
+    assert_eq!(raw::status(&answer), 413, "{answer}");
+    assert!(!seen.ends_with(b"0\r\n\r\n"), "the upstream must not take it for complete");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_upload_is_not_a_slow_answer() {
+    let upstream = Raw::start().await;
+    let resources = in_front_of(&upstream.origin(), ", response_timeout: 1s");
+    let proxy = Proxy::with(Setup { resources, ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {}\r\nTransfer-Encoding: chunked\r\n\r\n",
+        tokens.access
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    let (mut stream, _) = soon(upstream.accept()).await;
+    // Four times 400 ms: longer in all than the answer may take, never silent for that long.
+    for _ in 0..4 {
+        client.write_all(b"2\r\n{}\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+    }
+    client.write_all(b"0\r\n\r\n").await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"0\r\n\r\n") {
+        let mut buffer = [0; 4096];
+        let read = soon(stream.read(&mut buffer)).await.unwrap();
+        assert!(read > 0, "cut after {:?}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&buffer[..read]);
+    }
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    assert_eq!(raw::status(&raw::hear(&mut client).await), 200);
+}

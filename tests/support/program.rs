@@ -1,0 +1,100 @@
+//! The real program as a process: what only shows from outside.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::TempDir;
+
+/// A running program; killed when dropped.
+pub struct Program {
+    child: Child,
+    address: SocketAddr,
+    said: Arc<Mutex<String>>,
+}
+
+impl Program {
+    /// Starts it on a configuration kept in `dir` and waits until it serves.
+    pub fn start(dir: &TempDir, yaml: &str, log: &str) -> Self {
+        let config = dir.path().join("proxy.yaml");
+        std::fs::write(&config, yaml).expect("written");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mcp-auth-proxy"))
+            .arg("--config")
+            .arg(&config)
+            .env("MCP_AUTH_PROXY_LOG", log)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let said = Arc::default();
+        let (serving, served) = channel();
+        listen(child.stdout.take().expect("piped"), &said, serving.clone());
+        listen(child.stderr.take().expect("piped"), &said, serving);
+        let address = served.recv_timeout(Duration::from_secs(20));
+        let address = address.unwrap_or_else(|_| panic!("it does not serve: {:?}", said.lock()));
+        Program { child, address, said }
+    }
+
+    /// Starts it again on the same configuration.
+    pub fn again(&mut self, dir: &TempDir, log: &str) -> SocketAddr {
+        let yaml = std::fs::read_to_string(dir.path().join("proxy.yaml")).expect("read");
+        *self = Program::start(dir, &yaml, log);
+        self.address
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("it ends");
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let sent = Command::new("kill").arg(self.child.id().to_string()).status();
+        assert!(sent.expect("kill is there").success());
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("it ends")
+    }
+
+    /// Everything it has written to standard output and standard error so far.
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn listen(output: impl Read + Send + 'static, said: &Arc<Mutex<String>>, serving: Sender<SocketAddr>) {
+    let said = said.clone();
+    thread::spawn(move || {
+        let mut lines = BufReader::new(output);
+        let mut line = Vec::new();
+        while lines.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).into_owned();
+            line.clear();
+            let listen = text.contains("serving").then(|| text.split("listen=").nth(1)).flatten();
+            let address = listen.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+            said.lock().unwrap_or_else(PoisonError::into_inner).push_str(&text);
+            if let Some(address) = address {
+                let _ = serving.send(address);
+            }
+        }
+    });
+}

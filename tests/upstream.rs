@@ -1,0 +1,337 @@
+//! Upstreams that are down, slow, wrong or rude; and the connections to them.
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use support::http::{self as plain, Answer};
+use support::proxy::{PING, Proxy, Setup, Tokens, in_front_of};
+use support::upstream::Raw;
+use support::{all, raw};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+
+/// A proxy in front of bytes that the test says itself.
+async fn rude(more: &str) -> (Proxy, Raw, Tokens) {
+    let upstream = Raw::start().await;
+    let setup = Setup { resources: in_front_of(&upstream.origin(), more), ..Setup::default() };
+    let proxy = Proxy::with(setup).await;
+    let tokens = proxy.login().await;
+    (proxy, upstream, tokens)
+}
+
+async fn soon<F: Future>(future: F) -> F::Output {
+    timeout(Duration::from_secs(20), future).await.expect("it happens soon")
+}
+
+/// Reads one more request from a connection that is kept alive; `None` when it was closed instead.
+async fn hear_request(stream: &mut TcpStream) -> Option<String> {
+    let mut heard = Vec::new();
+    while !heard.windows(4).any(|window| window == b"\r\n\r\n") {
+        let mut buffer = [0; 4096];
+        match soon(stream.read(&mut buffer)).await {
+            Ok(0) | Err(_) => return None,
+            Ok(read) => heard.extend_from_slice(&buffer[..read]),
+        }
+    }
+    Some(String::from_utf8_lossy(&heard).into_owned())
+}
+
+#[track_caller]
+fn is_plain_error(answer: Answer, status: u16, error: &str) {
+    let answer = answer.expect(status);
+    assert_eq!(answer.error(), error);
+    assert_eq!(answer.header("cache-control"), "no-store");
+    for internal in ["127.0.0.1", "hyper", "os error", "connect"] {
+        assert!(!answer.text().contains(internal), "{}", answer.text());
+    }
+    assert!(!answer.headers.contains_key("www-authenticate"), "no login loop");
+}
+
+// UP-01, PX-S9
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_is_down_is_502_and_costs_nobody_a_login() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    let address = proxy.mcp.origin().trim_start_matches("http://").to_owned();
+    proxy.mcp.stop();
+    // Stopping is another task's work.
+    while TcpStream::connect(&address).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
+    is_plain_error(soon(proxy.ping(&tokens.access)).await, 502, "upstream_unreachable");
+    let back = TcpListener::bind(&address).await.expect("the port is free again");
+    let answer = async {
+        let (mut stream, _) = back.accept().await.unwrap();
+        hear_request(&mut stream).await;
+        stream.write_all(OK.as_bytes()).await.unwrap();
+    };
+    let (answer, ()) = tokio::join!(proxy.ping(&tokens.access), answer);
+    answer.expect(200);
+}
+
+// UP-01
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_does_not_resolve_is_502() {
+    let resources = in_front_of("http://nowhere.invalid", ", connect_timeout: 2s");
+    let proxy = Proxy::with(Setup { resources, ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    let answer = soon(proxy.ping(&tokens.access)).await;
+    assert!([502, 504].contains(&answer.status), "{answer:?}");
+    assert!(!answer.text().contains("nowhere"), "{}", answer.text());
+}
+
+// UP-01, PX-S9
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_says_nothing_is_504_after_the_configured_time() {
+    let (proxy, upstream, tokens) = rude(", response_timeout: 1s").await;
+    for half in ["", "HTTP/1.1 200 OK\r\nContent-"] {
+        let silent = async {
+            let (mut stream, _) = upstream.accept().await;
+            stream.write_all(half.as_bytes()).await.unwrap();
+            let mut rest = Vec::new();
+            // UP-02: given up on, it is told so.
+            soon(stream.read_to_end(&mut rest)).await
+        };
+        let (answer, closed) = tokio::join!(soon(proxy.ping(&tokens.access)), silent);
+        is_plain_error(answer, 504, "upstream_timeout");
+        drop(closed);
+    }
+}
+
+// UP-04, UP-05, GT-01
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_answer_is_502() {
+    let (proxy, upstream, tokens) = rude(", response_timeout: 10s").await;
+    let head = |line: &str| format!("HTTP/1.1 200 OK\r\n{line}\r\n\r\n");
+    let many: String = (0..10_000).map(|n| format!("X-{n}: a\r\n")).collect();
+    let endless = "HTTP/1.1 100 Continue\r\n\r\n".repeat(50_000);
+    for bytes in [
+        "garbage\r\n\r\n".to_owned(),
+        String::new(),
+        "HTTP/1.1 200".to_owned(),
+        "HTTP/9.9 200 OK\r\n\r\n".to_owned(),
+        "SSH-2.0-OpenSSH_9.6\r\n".to_owned(),
+        head("Content-Length: 2\r\nContent-Length: 3"),
+        head("Content-Length: x"),
+        head("Content-Length: -1"),
+        head("X-A: a\0b\r\nContent-Length: 0"),
+        head(&format!("X-A: {}\r\nContent-Length: 0", "a".repeat(8 << 20))),
+        format!("HTTP/1.1 200 OK\r\n{many}Content-Length: 0\r\n\r\n"),
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n".to_owned(),
+        endless,
+    ] {
+        let rude = async {
+            let (mut stream, _) = upstream.accept().await;
+            // It may well be closed before all of that is written.
+            let _ = soon(stream.write_all(bytes.as_bytes())).await;
+            let _ = stream.shutdown().await;
+        };
+        let (answer, ()) = tokio::join!(soon(proxy.ping(&tokens.access)), rude);
+        let shown: String = bytes.chars().take(60).collect();
+        assert_eq!((answer.status, answer.error().as_str()), (502, "upstream_failed"), "{shown:?}");
+    }
+    // The next one gets a connection of its own and a good answer.
+    let (answer, ()) = tokio::join!(proxy.ping(&tokens.access), upstream.answer_once(OK.as_bytes()));
+    answer.expect(200);
+}
+
+// GT-01, UP-04
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_framed_in_two_ways_never_yields_a_second_one() {
+    let (proxy, upstream, tokens) = rude("").await;
+    for framing in
+        ["Content-Length: 4\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 4"]
+    {
+        let smuggled = format!(
+            "HTTP/1.1 200 OK\r\n{framing}\r\n\r\n0\r\n\r\nHTTP/1.1 200 OK\r\nX-Evil: 1\r\nContent-Length: 0\r\n\r\n"
+        );
+        let rude = async {
+            let (mut stream, _) = upstream.accept().await;
+            stream.write_all(smuggled.as_bytes()).await.unwrap();
+            stream
+        };
+        let (first, stream) = tokio::join!(plain_ping(&proxy, &tokens), rude);
+        assert!(!first.contains("x-evil"), "{first}");
+        let (second, ()) = tokio::join!(proxy.ping(&tokens.access), upstream.answer_once(OK.as_bytes()));
+        assert!(!second.expect(200).headers.contains_key("x-evil"));
+        drop(stream);
+    }
+}
+
+/// The whole answer as text, even when it was cut.
+async fn plain_ping(proxy: &Proxy, tokens: &Tokens) -> String {
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {}\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{{}}",
+        tokens.access
+    );
+    raw::say(proxy.address(), request.as_bytes()).await.to_lowercase()
+}
+
+// UP-05
+#[tokio::test(flavor = "multi_thread")]
+async fn informational_answers_are_not_the_answer() {
+    let (proxy, upstream, tokens) = rude("").await;
+    let early = format!(
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n{OK}"
+    );
+    let (answer, ()) = tokio::join!(proxy.ping(&tokens.access), upstream.answer_once(early.as_bytes()));
+    let answer = answer.expect(200);
+    assert_eq!(answer.text(), "{}");
+    assert!(!answer.headers.contains_key("link"));
+}
+
+// UP-07
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_reused_and_a_call_that_may_have_run_is_never_repeated() {
+    let (proxy, upstream, tokens) = rude("").await;
+    // Ten calls, one connection.
+    let ten = async {
+        let (mut stream, _) = upstream.accept().await;
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        for _ in 1..10 {
+            hear_request(&mut stream).await.expect("the same connection");
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        }
+        stream
+    };
+    let calls = async {
+        for _ in 0..10 {
+            proxy.ping(&tokens.access).await.expect(200);
+        }
+    };
+    let (mut stream, ()) = soon(async { tokio::join!(ten, calls) }).await;
+    // The call is read, and the connection closed without a word: it may have run.
+    let close = async {
+        hear_request(&mut stream).await.expect("the same connection");
+        drop(stream);
+    };
+    let (answer, ()) = soon(async { tokio::join!(proxy.ping(&tokens.access), close) }).await;
+    assert_eq!(answer.expect(502).error(), "upstream_failed");
+    let again = timeout(Duration::from_millis(200), upstream.accept()).await;
+    assert!(again.is_err(), "the call was sent twice");
+    // Closed while idle: provably unsent, so the next call goes over a new connection.
+    let one = async {
+        let (mut stream, _) = upstream.accept().await;
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        drop(stream);
+    };
+    let (answer, ()) = soon(async { tokio::join!(proxy.ping(&tokens.access), one) }).await;
+    answer.expect(200);
+    let (answer, ()) =
+        soon(async { tokio::join!(proxy.ping(&tokens.access), upstream.answer_once(OK.as_bytes())) }).await;
+    assert!([200, 502].contains(&answer.status), "{answer:?}");
+}
+
+// UP-04
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_not_shared_after_a_body_was_left_unread() {
+    let (proxy, upstream, tokens) = rude("").await;
+    let request = proxy.call("/mcp", &tokens.access).body(Bytes::from_static(PING)).unwrap();
+    let half = async {
+        let (mut stream, _) = upstream.accept().await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").await.unwrap();
+        stream
+    };
+    let ((_, body), mut stream) = tokio::join!(plain::open(proxy.address(), request), half);
+    drop(body);
+    let mut rest = Vec::new();
+    // Closed, not kept for somebody else.
+    let _ = soon(stream.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty());
+    let (answer, ()) = tokio::join!(proxy.ping(&tokens.access), upstream.answer_once(OK.as_bytes()));
+    assert_eq!(answer.expect(200).text(), "{}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_before_the_end_of_the_body_does_not_block_the_next_call() {
+    let (proxy, upstream, tokens) = rude(", response_timeout: 10s").await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    let head = format!(
+        "POST /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {}\r\nContent-Length: 1000000\r\n\r\nonly the start",
+        tokens.access
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    let (mut stream, _) = soon(upstream.accept()).await;
+    stream.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\n{}").await.unwrap();
+    assert_eq!(raw::status(&raw::hear(&mut client).await), 413);
+    // The client never sends the rest; somebody else calls.
+    let answered = async { tokio::join!(proxy.ping(&tokens.access), upstream.answer_once(OK.as_bytes())) };
+    let (answer, ()) = timeout(Duration::from_secs(3), answered).await.expect("not behind the first one");
+    answer.expect(200);
+    drop((client, stream));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parallel_calls_do_not_wait_for_each_other() {
+    let (proxy, upstream, tokens) = rude("").await;
+    let calls = all((0..20).map(|_| proxy.ping(&tokens.access)));
+    let serve = async {
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            held.push(upstream.accept().await.0);
+        }
+        for stream in held.iter_mut().rev() {
+            stream.write_all(OK.as_bytes()).await.unwrap();
+        }
+        held
+    };
+    let (answers, _) = soon(async { tokio::join!(calls, serve) }).await;
+    assert!(answers.into_iter().all(|answer| answer.status == 200));
+}
+
+// GT-01 .. GT-05, PX-H11: ambiguous framing from a client.
+#[tokio::test(flavor = "multi_thread")]
+async fn ambiguous_requests_never_become_two() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    let head = format!("POST /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {}\r\n", tokens.access);
+    let second = format!(
+        "POST /mcp HTTP/1.1\r\nHost: p.test\r\nX-Evil: 1\r\nAuthorization: Bearer {}\r\nContent-Length: 0\r\n\r\n",
+        tokens.access
+    );
+    let refused = [
+        "Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
+        "Content-Length: +5\r\n\r\nhello",
+        "Content-Length: 0x5\r\n\r\nhello",
+        "Content-Length: -1\r\n\r\n",
+        "Content-Length: 5, 6\r\n\r\nhello!",
+        "Content-Length: 18446744073709551616\r\n\r\n",
+        "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        "X-A: 1\r\n folded\r\nContent-Length: 0\r\n\r\n",
+        "X A: 1\r\nContent-Length: 0\r\n\r\n",
+        " X-A: 1\r\nContent-Length: 0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n10000000000000000\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n5\r\nhelloXX0\r\n\r\n",
+    ];
+    for rest in refused {
+        let before = proxy.mcp.heard().len();
+        let answer = raw::say(proxy.address(), format!("{head}{rest}").as_bytes()).await;
+        let status = raw::status(&answer);
+        assert!([0, 400, 408, 413, 502].contains(&status), "{rest:?}: {answer}");
+        assert_eq!(proxy.mcp.heard().len(), before, "{rest:?}");
+    }
+    for framing in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: identity, chunked\r\n\r\n0\r\n\r\n",
+    ] {
+        let before = proxy.mcp.heard().len();
+        let answer = raw::say(proxy.address(), format!("{head}{framing}{second}").as_bytes()).await;
+        let heard = proxy.mcp.heard().split_off(before);
+        let lengths: Vec<_> =
+            heard.iter().map(|heard| heard.headers.get_all("content-length").iter().count()).collect();
+        assert!(
+            heard.iter().all(|heard| heard.body.is_empty() && !heard.headers.contains_key("x-evil")),
+            "{framing:?}: {answer}"
+        );
+        assert!(lengths.iter().all(|count| *count <= 1));
+    }
+}
