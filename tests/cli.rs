@@ -45,32 +45,41 @@ impl Place {
 
     /// Starts it and waits for the line that says where it listens.
     fn serve(&self) -> Running {
-        let mut child = self.command(&[]).spawn().expect("runs");
-        let mut stderr = BufReader::new(child.stderr.take().expect("piped"));
-        let mut said = String::new();
-        loop {
-            let mut line = String::new();
-            assert_ne!(stderr.read_line(&mut line).expect("text"), 0, "it ended: {said}");
-            said.push_str(&line);
-            if line.contains("serving") {
-                let listen = line.split("listen=").nth(1).and_then(|rest| rest.split_whitespace().next());
-                let address =
-                    listen.and_then(|listen| listen.parse().ok()).unwrap_or_else(|| panic!("{line}"));
-                return Running { child, stderr, said, address };
-            }
+        let child = self.command(&[]).spawn().expect("runs");
+        // Owned from here on: whatever fails below, it does not outlive the test.
+        let mut running = Running { child, stderr: None, said: String::new(), address: None };
+        running.stderr = running.child.stderr.take().map(BufReader::new);
+        while running.address.is_none() {
+            let line = running.line();
+            running.said.push_str(&line);
+            let listen = line.split("serving").nth(1).and_then(|rest| rest.split("listen=").nth(1));
+            running.address = listen.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
         }
+        running
     }
 }
 
 /// A running program; killed when the test fails.
 struct Running {
     child: Child,
-    stderr: BufReader<std::process::ChildStderr>,
+    stderr: Option<BufReader<std::process::ChildStderr>>,
     said: String,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
 }
 
 impl Running {
+    fn address(&self) -> SocketAddr {
+        self.address.expect("it serves")
+    }
+
+    /// The next line it says.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        let stderr = self.stderr.as_mut().expect("piped");
+        assert_ne!(stderr.read_line(&mut line).expect("text"), 0, "it ended: {}", self.said);
+        line
+    }
+
     fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().expect("runs").success());
@@ -79,7 +88,7 @@ impl Running {
     /// Waits for its end; returns everything it said.
     fn ended(mut self) -> (ExitStatus, String) {
         let mut said = std::mem::take(&mut self.said);
-        self.stderr.read_to_string(&mut said).expect("text");
+        self.stderr.as_mut().expect("piped").read_to_string(&mut said).expect("text");
         (self.child.wait().expect("it ran"), said)
     }
 }
@@ -259,7 +268,8 @@ async fn it_serves_and_says_where() {
     for path in ["/healthz", "/readyz"] {
         let request = support::http::request(http::Method::GET, &format!("http://localhost{path}"));
         let answer =
-            support::http::send(running.address, request.body(bytes::Bytes::new()).expect("a request")).await;
+            support::http::send(running.address(), request.body(bytes::Bytes::new()).expect("a request"))
+                .await;
         assert_eq!(answer.expect(200).json()["status"], "ok");
     }
     running.signal("TERM");
@@ -278,7 +288,7 @@ async fn an_open_request_is_finished_before_the_end() {
     for signal in ["TERM", "INT"] {
         let place = Place::new("store: 'memory:'");
         let mut running = place.serve();
-        let mut stream = tokio::net::TcpStream::connect(running.address).await.expect("connects");
+        let mut stream = tokio::net::TcpStream::connect(running.address()).await.expect("connects");
         // Half of a registration.
         let body = r#"{"redirect_uris":["http://localhost/cb"]}"#;
         let head = format!(
@@ -291,11 +301,7 @@ async fn an_open_request_is_finished_before_the_end() {
         stream.read_exact(&mut hundred).await.expect("reads");
         assert!(hundred.starts_with(b"HTTP/1.1 100"), "{hundred:?}");
         running.signal(signal);
-        let mut line = String::new();
-        while !line.contains("draining") {
-            line.clear();
-            assert_ne!(running.stderr.read_line(&mut line).expect("text"), 0, "{signal}");
-        }
+        while !running.line().contains("draining") {}
         stream.write_all(body.as_bytes()).await.expect("writes");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("an answer to the end");
@@ -314,16 +320,12 @@ async fn a_second_signal_cuts() {
     let yaml = std::fs::read_to_string(&file).expect("text").replace("drain: 5s", "drain: 1h");
     std::fs::write(&file, yaml).expect("writes");
     let mut running = place.serve();
-    let mut stream = tokio::net::TcpStream::connect(running.address).await.expect("connects");
+    let mut stream = tokio::net::TcpStream::connect(running.address()).await.expect("connects");
     let head = "POST /register HTTP/1.1\r\nHost: mcp.example.com\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n";
     stream.write_all(head.as_bytes()).await.expect("writes");
     stream.read_exact(&mut [0; 25]).await.expect("reads");
     running.signal("TERM");
-    let mut line = String::new();
-    while !line.contains("draining") {
-        line.clear();
-        assert_ne!(running.stderr.read_line(&mut line).expect("text"), 0);
-    }
+    while !running.line().contains("draining") {}
     running.signal("TERM");
     let (status, said) = running.ended();
     assert_eq!(status.code(), Some(0), "{said}");
