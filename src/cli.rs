@@ -1,17 +1,20 @@
 //! The command line. Exit codes: 0 fine, 64 bad configuration or arguments, 1 anything else.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tokio::runtime::{Builder, Runtime};
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{App, Tuning};
 use crate::clock::Clock;
 use crate::config::{Allow, Config, Problem, StoreConfig};
 use crate::telemetry;
 
-/// OAuth 2.1 in front of any MCP server: people log in at GitHub, and their GitHub token reaches the MCP
-/// server as a header.
+/// OAuth 2.1 in front of any MCP server: people log in at GitHub, it gets their token as a header.
 #[derive(Parser)]
 #[command(name = "mcp-auth-proxy", version, args_conflicts_with_subcommands = true, after_help = EXAMPLE)]
 pub struct Cli {
@@ -60,33 +63,29 @@ fn serve(path: &Path) -> ExitCode {
         Err(problems) => return refuse(path, &problems),
     };
     telemetry::start();
+    // Before anything is served: a signal that comes early must not kill.
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return fail(format_args!("cannot listen for signals: {error}")),
+    };
     match App::start(config, Clock::system(), &Tuning::default()) {
-        Ok(app) => until_signalled(app),
-        Err(error) => {
-            eprintln!("mcp-auth-proxy: {error}");
-            ExitCode::FAILURE
-        }
+        Ok(app) => until_signalled(app, signals),
+        Err(error) => fail(error),
     }
 }
 
-fn until_signalled(app: App) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("mcp-auth-proxy: cannot start a runtime: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    if let Err(error) = runtime.block_on(signalled()) {
-        eprintln!("mcp-auth-proxy: cannot listen for signals: {error}");
-        return ExitCode::FAILURE;
-    }
+fn fail(why: impl std::fmt::Display) -> ExitCode {
+    eprintln!("mcp-auth-proxy: {why}");
+    ExitCode::FAILURE
+}
+
+fn until_signalled(app: App, mut signals: Signals) -> ExitCode {
+    signals.wait();
     tracing::info!("draining: open requests are finished, new ones are refused; a second signal cuts them");
     let cut = app.cut();
     let second = std::thread::spawn(move || {
-        if runtime.block_on(signalled()).is_ok() {
-            cut();
-        }
+        signals.wait();
+        cut();
     });
     app.stop();
     drop(second);
@@ -94,18 +93,53 @@ fn until_signalled(app: App) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-async fn signalled() -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => interrupted,
-            _ = terminate.recv() => Ok(()),
-        }
+/// SIGTERM and SIGINT, from the moment this exists.
+#[cfg(unix)]
+struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let inside = runtime.enter();
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        drop(inside);
+        Ok(Signals { runtime, terminate, interrupt })
     }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+
+    /// Returns at the next one.
+    fn wait(&mut self) {
+        let Signals { runtime, terminate, interrupt } = self;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+    }
+}
+
+/// Ctrl-C, which is all there is elsewhere.
+#[cfg(not(unix))]
+struct Signals {
+    runtime: Runtime,
+}
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Signals { runtime: Builder::new_current_thread().enable_all().build()? })
+    }
+
+    /// Returns at the next one.
+    fn wait(&mut self) {
+        // Without a handler there is nothing to wait for: then it ends.
+        let _ = self.runtime.block_on(tokio::signal::ctrl_c());
+    }
 }
 
 fn check(path: &Path) -> ExitCode {

@@ -295,13 +295,17 @@ fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-/// The same but for separators, case or one letter at the end.
+/// The same but for separators, case or one letter that is missing or too many.
 fn is_near(known: &str, key: &str) -> bool {
     let letters = |text: &str| -> String {
         text.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
     };
     let (known, key) = (letters(known), letters(key));
-    known == key || known.strip_suffix('s') == Some(&key) || key.strip_suffix('s') == Some(&known)
+    let lacks_one = |long: &str, short: &str| {
+        long.len() == short.len() + 1
+            && (0..long.len()).any(|at| long[..at] == short[..at] && long[at + 1..] == short[at..])
+    };
+    known == key || lacks_one(&known, &key) || lacks_one(&key, &known)
 }
 
 const MAX_SECONDS: u64 = 3_650 * 86_400;
