@@ -3,8 +3,11 @@
 //! The first store write of a flow happens here, after GitHub has vouched for somebody.
 //! RFC 9700 §4.7; RFC 9207 §2.4; MCP security best practices, state validation.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::cookies::{self, Binds};
@@ -97,18 +100,45 @@ impl AuthorizationServer {
             Err(LoginError::Refused(_)) if self.is_finished(flow).await? => return Err(Ended::Finished),
             Err(failure) => return Err(login_failed(failure).into()),
         };
-        let profile = self.parts.github.profile(&granted.access_token).await.map_err(login_failed)?;
-        self.admit(&profile, &granted).await?;
+        match self.vouched(flow, published, &granted).await {
+            Ok((profile, email)) => {
+                self.start_family(flow, published, &profile, email, &granted).await.map_err(Ended::Told)
+            }
+            Err(ended) => {
+                self.drop_token(&granted).await;
+                Err(ended)
+            }
+        }
+    }
+
+    /// Who it is, whether they may be here, and that this login ends here for the first time.
+    async fn vouched(
+        &self,
+        flow: &Flow,
+        published: &Published,
+        granted: &Granted,
+    ) -> Result<(Profile, Option<String>), Ended> {
+        let token = &granted.access_token;
+        let profile = self.parts.github.profile(token).await.map_err(login_failed)?;
+        self.admit(&profile, granted).await?;
         let email = match published.needs_email {
-            true => self.parts.github.email(&granted.access_token).await.map_err(OAuthError::unavailable)?,
+            true => self.parts.github.email(token).await.map_err(OAuthError::unavailable)?,
             false => None,
         };
         let until = flow.started.after(FLOW_LIFETIME * 2);
         let marked = self.parts.people.finish_login(&name(flow), until).await;
-        if marked.map_err(OAuthError::unavailable)? == Created::Exists {
-            return Err(Ended::Finished);
+        match marked.map_err(OAuthError::unavailable)? {
+            Created::Created => Ok((profile, email)),
+            Created::Exists => Err(Ended::Finished),
         }
-        self.start_family(flow, published, &profile, email, &granted).await.map_err(Ended::Told)
+    }
+
+    /// A token that no login will use leaves GitHub again: it keeps ten per person, and kills the oldest.
+    async fn drop_token(&self, granted: &Granted) {
+        let deleted = timeout(DROP_WITHIN, self.parts.github.delete_token(&granted.access_token)).await;
+        if !matches!(deleted, Ok(Ok(()))) {
+            warn!("the GitHub token of a login that failed could not be revoked");
+        }
     }
 
     /// A reload that another replica answers: GitHub's code was spent by the login that it finished.
@@ -116,15 +146,12 @@ impl AuthorizationServer {
         self.parts.people.is_login_finished(&name(flow)).await.map_err(OAuthError::unavailable)
     }
 
-    /// The allow-list decides; a person it does not know leaves no trace, at GitHub neither.
+    /// The allow-list decides.
     async fn admit(&self, profile: &Profile, granted: &Granted) -> Result<(), OAuthError> {
         match self.parts.admission.judge(profile, &granted.access_token).await {
             Ok(Admitted::Yes) => Ok(()),
             Ok(Admitted::No) => {
                 info!(person = profile.id, login = profile.login, "a login was refused by the allow-list");
-                if let Err(error) = self.parts.github.delete_token(&granted.access_token).await {
-                    warn!(%error, "the token of a refused login could not be revoked");
-                }
                 Err(OAuthError::new(Code::AccessDenied, "this GitHub account may not use this server"))
             }
             Err(error @ CredentialError::Gone) => {
@@ -241,4 +268,6 @@ fn finished() -> Failure {
 }
 
 /// RFC 6749 §4.1.2 recommends at most ten minutes; clients need a second.
-const CODE_LIFETIME: std::time::Duration = std::time::Duration::from_secs(60);
+const CODE_LIFETIME: Duration = Duration::from_secs(60);
+/// The person is waiting for the answer.
+const DROP_WITHIN: Duration = Duration::from_secs(2);
