@@ -815,6 +815,10 @@ async fn when_github_fails_the_client_hears_and_nothing_is_stored() {
             let description = param(answer.header("location"), "error_description").unwrap_or_default();
             assert!(!description.contains(theirs), "{case}: {description}");
         }
+        if endpoint == Endpoint::User {
+            let dropped = proxy.github.world().count(Endpoint::DeleteToken);
+            assert_eq!(dropped, 1, "{case}: a token that no login will use leaves GitHub");
+        }
         proxy.github.world().heal();
         assert_eq!(proxy.github.world().count(Endpoint::Exchange), 1, "{case}: a code is never sent twice");
         assert_eq!(counted.records(), 0, "{case}");
