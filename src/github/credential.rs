@@ -142,7 +142,7 @@ impl Credentials {
         refreshed.await.unwrap_or_else(|_| Err(Trouble::new("the refresh was interrupted").into()))
     }
 
-    /// Whether it is time for [`Credentials::recheck`].
+    /// Whether it is time for [`Credentials::recheck_later`].
     pub fn is_stale(&self, credential: &Credential) -> bool {
         self.0.clock.now().since(credential.checked) >= RECHECK_AFTER
     }
