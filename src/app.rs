@@ -1,5 +1,8 @@
 //! The composition root: a [`Config`] in, a running [`App`] out. The only file that names every module.
 
+mod announce;
+mod side;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,10 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::{info, warn};
+use tracing::warn;
+
+use announce::announcement;
+pub use announce::shown;
+use side::Side;
 
 use crate::clock::Clock;
 use crate::config::{Allow, CALLBACK_PATH, Config, ResourceConfig, StoreConfig};
@@ -41,7 +48,7 @@ pub struct App {
     drain: watch::Sender<Drain>,
     grace: Duration,
     workers: Vec<JoinHandle<()>>,
-    side: Option<Runtime>,
+    side: Side,
 }
 
 /// What nobody configures, and tests change.
@@ -94,20 +101,20 @@ impl App {
     /// Starts everything and begins to listen.
     pub fn start(config: Config, clock: Clock, tuning: &Tuning) -> Result<Self, StartError> {
         install_crypto();
-        let side = Builder::new_multi_thread().worker_threads(2).thread_name("side").enable_all().build();
-        let side = side.map_err(StartError::Runtime)?;
+        let side = Side::start().map_err(StartError::Runtime)?;
+        // The key before the database: one that is there already must have its key.
+        let keys = Arc::new(key_ring(&config, &clock)?);
         let records: Arc<dyn Records> = match &config.store {
             StoreConfig::Sqlite(path) => Arc::new(Sqlite::open(path, clock.clone())?),
             StoreConfig::Memory => Arc::new(Memory::new(clock.clone())),
         };
-        let keys = Arc::new(key_ring(&config, &clock)?);
         let listeners = server::bind(config.listen, config.workers);
         let listeners = listeners.map_err(|source| StartError::Listen { address: config.listen, source })?;
         let address = listeners[0].local_addr().map_err(StartError::Runtime)?;
         let grace = config.drain;
-        describe(&config, address);
+        let announce = announcement(&config, address);
         let server = Arc::new(compose(config, &clock, tuning, &records, &keys, side.handle())?);
-        side.spawn(sweep(records, tuning.sweep));
+        side.handle().spawn(sweep(records, server.gate.clone(), tuning.sweep));
         let (drain, draining) = watch::channel(Drain::No);
         let mut workers = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
@@ -116,7 +123,8 @@ impl App {
             );
         }
         server.ready.store(true, Ordering::Relaxed);
-        Ok(App { address, server, drain, grace, workers, side: Some(side) })
+        announce();
+        Ok(App { address, server, drain, grace, workers, side })
     }
 
     /// Where it listens.
@@ -128,23 +136,17 @@ impl App {
     pub fn stop(mut self) {
         self.begin_drain();
         let (cut, grace) = (self.drain.clone(), self.grace);
-        let timer = self.side.as_ref().map(|side| {
-            side.spawn(async move {
-                tokio::time::sleep(grace).await;
-                cut.send_replace(Drain::Now);
-            })
+        let timer = self.side.handle().spawn(async move {
+            tokio::time::sleep(grace).await;
+            cut.send_replace(Drain::Now);
         });
         for worker in self.workers.drain(..) {
             // A worker that panicked is down already.
             let _ = worker.join();
         }
-        if let Some(timer) = timer {
-            timer.abort();
-        }
+        timer.abort();
         // What runs on the side holds the store; it must be gone before the store can close its file.
-        if let Some(side) = self.side.take() {
-            side.shutdown_timeout(SIDE_GRACE);
-        }
+        self.side.end_within(SIDE_GRACE);
     }
 
     /// Not ready any more, no new connections.
@@ -165,9 +167,6 @@ impl App {
 impl Drop for App {
     fn drop(&mut self) {
         self.drain.send_replace(Drain::Now);
-        if let Some(side) = self.side.take() {
-            side.shutdown_background();
-        }
     }
 }
 
@@ -286,8 +285,13 @@ fn upstreams(
 }
 
 fn oauth_settings(config: Config) -> oauth::Settings {
+    // One credential serves all resources with the same scopes, so the address is read for all of them.
+    let reads_email =
+        |resource: &ResourceConfig| resource.inject.iter().any(|injection| injection.needs_email());
+    let with_email: Vec<Vec<String>> =
+        config.resources.iter().filter(|r| reads_email(r)).map(|r| r.github_scopes.clone()).collect();
     let published = config.resources.into_iter().map(|resource| oauth::Published {
-        needs_email: resource.inject.iter().any(|injection| injection.needs_email()),
+        needs_email: with_email.contains(&resource.github_scopes),
         resource: resource.resource,
         github_scopes: resource.github_scopes,
     });
@@ -304,7 +308,8 @@ fn oauth_settings(config: Config) -> oauth::Settings {
 fn front(config: &Config) -> String {
     let resources = config.resources.iter().map(|resource| {
         let path = resource.resource.path();
-        let legacy = path.ends_with("/sse");
+        let legacy =
+            path.ends_with("/sse") || resource.upstream.path().trim_end_matches('/').ends_with("/sse");
         FrontResource {
             url: resource.resource.url().to_owned(),
             name: path.trim_start_matches('/').replace(['/', '.', '~'], "-"),
@@ -322,9 +327,9 @@ fn key_ring(config: &Config, clock: &Clock) -> Result<KeyRing, StartError> {
         (None, StoreConfig::Sqlite(path)) => {
             let mut file = path.clone().into_os_string();
             file.push(".key");
-            let path = PathBuf::from(file);
-            let key =
-                keyfile::own_key(&path, clock).map_err(|problem| StartError::KeyFile { path, problem })?;
+            let (database, path) = (path, PathBuf::from(file));
+            let key = keyfile::own_key(&path, database, clock);
+            let key = key.map_err(|problem| StartError::KeyFile { path, problem })?;
             KeyRing::new(&[key]).expect("one key")
         }
         (None, StoreConfig::Memory) => {
@@ -348,11 +353,12 @@ fn worker(
     })
 }
 
-async fn sweep(records: Arc<dyn Records>, every: Duration) {
+async fn sweep(records: Arc<dyn Records>, gate: Arc<Gate>, every: Duration) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        gate.tidy();
         if let Err(error) = records.sweep().await {
             warn!(%error, "expired records could not be removed");
         }
@@ -363,23 +369,6 @@ async fn sweep(records: Arc<dyn Records>, every: Duration) {
 fn install_crypto() {
     // Fails when it is installed already, by us or by whoever embeds us.
     let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
-/// The line an operator looks for first.
-fn describe(config: &Config, address: SocketAddr) {
-    let version = env!("CARGO_PKG_VERSION");
-    for resource in &config.resources {
-        info!(resource = resource.resource.url(), upstream = %resource.upstream, "publishing");
-    }
-    info!(issuer = %config.issuer, listen = %address, workers = config.workers, store = ?config.store, version, "serving");
-    if config.store == StoreConfig::Memory {
-        warn!("store is memory: every login is lost when this process ends");
-    }
-    if config.client_metadata.allow_private_addresses {
-        warn!(
-            "client_metadata.allow_private_addresses is on: strangers can make this proxy fetch https URLs inside your network"
-        );
-    }
 }
 
 /// How long work on the side (a refresh at GitHub, say) may take to end once everything else has.

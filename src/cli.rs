@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 #[cfg(unix)]
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::{App, Tuning};
+use crate::app::{self, App, Tuning};
 use crate::clock::Clock;
 use crate::config::{Allow, Config, Problem, StoreConfig};
 use crate::telemetry;
@@ -174,7 +174,7 @@ fn report(config: &Config) -> String {
     lines.push(String::new());
     for resource in &config.resources {
         lines.push(resource.resource.url().to_owned());
-        lines.push(format!("  upstream       {}", resource.upstream));
+        lines.push(format!("  upstream       {}", app::shown(&resource.upstream)));
         lines.push(format!("  asks GitHub    {}", listed(&resource.github_scopes)));
         let names: Vec<String> = resource.inject.iter().map(|injection| injection.name.to_string()).collect();
         lines.push(format!("  injects        {}", listed(&names)));

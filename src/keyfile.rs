@@ -12,8 +12,16 @@ use crate::clock::Clock;
 use crate::seal::{MasterKey, parse_key};
 
 /// Reads the generated key file, or makes it: whole or not at all, readable by its owner only.
-pub fn own_key(path: &Path, clock: &Clock) -> Result<MasterKey, String> {
+///
+/// A database without its key is refused: with a new one every login in it would be dead.
+pub fn own_key(path: &Path, database: &Path, clock: &Clock) -> Result<MasterKey, String> {
     if !path.exists() {
+        if is_database(database) {
+            let database = database.display();
+            return Err(format!(
+                "is missing, but {database} is there: put its key back, or move both away to start anew"
+            ));
+        }
         let key = MasterKey::new(Box::new(clock.random()));
         let text = format!("{}\n", STANDARD.encode(key.expose_secret()));
         write_private(path, text.as_bytes()).map_err(|error| format!("cannot be written: {error}"))?;
@@ -32,6 +40,11 @@ pub fn own_key(path: &Path, clock: &Clock) -> Result<MasterKey, String> {
     }
     let text = std::fs::read_to_string(path).map_err(|error| format!("cannot be read: {error}"))?;
     parse_key(text.trim())
+}
+
+/// Whether there is a SQLite file; anything else is the store's to refuse.
+fn is_database(path: &Path) -> bool {
+    std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"SQLite format 3\0"))
 }
 
 /// A new file appears under its name only when it is complete; one that is there already wins.

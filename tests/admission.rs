@@ -316,3 +316,23 @@ async fn a_silent_membership_is_given_up() {
     proxy.github.world().fail(Endpoint::OrgMembership, Fault::Silent);
     assert_eq!(verdict(&proxy).await, "temporarily_unavailable");
 }
+
+/// GH-14: a firewall's 403 says nothing about membership, so it ends nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_403_of_a_firewall_is_no_verdict() {
+    let proxy = allowing("{orgs: [acme]}").await;
+    proxy.github.world().edit_user("octocat", |user| *user = user.clone().in_org("acme", State::Active));
+    let tokens = proxy.login().await;
+    let blocked = Fault::Answer { status: 403, headers: vec![], body: "<html>request blocked</html>".into() };
+    for endpoint in [Endpoint::OrgMembership, Endpoint::Orgs] {
+        proxy.github.world().fail(endpoint, blocked.clone());
+    }
+    let next = proxy.refresh(&tokens.client_id, &tokens.refresh).await.expect(200).json();
+    let next = Tokens::read(tokens.client_id, next);
+    proxy.ping(&next.access).await.expect(200);
+    // Nobody stays for ever on an old answer, though.
+    proxy.forward(Duration::from_secs(75 * 60));
+    proxy.ping(&next.access).await.expect(503);
+    proxy.github.world().heal();
+    proxy.ping(&next.access).await.expect(200);
+}

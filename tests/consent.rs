@@ -782,7 +782,7 @@ async fn when_github_fails_the_client_hears_and_nothing_is_stored() {
         (Endpoint::Exchange, refusal("incorrect_client_credentials"), broken),
         (Endpoint::Exchange, refusal("redirect_uri_mismatch"), broken),
         (Endpoint::Exchange, refusal("unverified_user_email"), broken),
-        (Endpoint::Exchange, refusal("<script>alert(1)</script>"), broken),
+        (Endpoint::Exchange, refusal("<script>alert(1)</script>"), busy),
         (Endpoint::User, Fault::Status(500), busy),
         (Endpoint::User, Fault::Status(403), busy),
         (Endpoint::User, Fault::Status(401), broken),

@@ -179,6 +179,11 @@ async fn a_refused_refresh_ends_the_grant_with_a_challenge_and_a_new_login_heals
     proxy.ping(&tokens.access).await.expect(401);
 }
 
+fn worded(status: u16, body: &str) -> Fault {
+    let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
+    Fault::Answer { status, headers, body: body.to_owned() }
+}
+
 // GH-14, GH-05
 #[tokio::test(flavor = "multi_thread")]
 async fn trouble_at_refresh_keeps_the_token() {
@@ -196,6 +201,11 @@ async fn trouble_at_refresh_keeps_the_token() {
             headers: vec![("content-type".to_owned(), "text/html".to_owned())],
             body: "<html>request blocked</html>".to_owned(),
         },
+        // A status of trouble and an undocumented error judge no token, whatever their words.
+        worded(503, r#"{"error":"service unavailable"}"#),
+        worded(429, r#"{"error":"too_many_requests"}"#),
+        worded(503, r#"{"error":"bad_refresh_token"}"#),
+        Fault::OAuthError("something_new".to_owned()),
     ] {
         let dir = TempDir::new();
         let proxy = Proxy::with(app_tokens(&dir)).await;
@@ -396,4 +406,24 @@ async fn a_redirect_of_the_api_takes_the_token_nowhere() {
     let back = proxy.browser().approve(&url).await;
     assert!(back.contains("error=") && !back.contains("code="), "{back}");
     assert!(elsewhere.heard().is_empty());
+}
+
+/// GH-11: everyone who waited hears what came of the one call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_github_that_is_down_is_asked_once_by_all_who_wait() {
+    let dir = TempDir::new();
+    let proxy = Proxy::with(app_tokens(&dir)).await;
+    let tokens = proxy.login().await;
+    proxy.github.world().fail(Endpoint::Refresh, Fault::Status(502));
+    let held = proxy.github.world().hold(Endpoint::Refresh);
+    proxy.forward(LIFETIME + MINUTE);
+    let calls = all((0..10).map(|_| proxy.ping(&tokens.access)));
+    let release = async {
+        proxy.github.called(Endpoint::Refresh, 1).await;
+        held.release();
+    };
+    let (answers, ()) = tokio::join!(calls, release);
+    answers.into_iter().for_each(is_unavailable);
+    let asked = proxy.github.world().count(Endpoint::Refresh);
+    assert!(asked < 10, "{asked} calls to a GitHub that is down");
 }

@@ -71,6 +71,14 @@ async fn a_session_works_for_its_owner_and_is_unknown_to_everybody_else() {
             assert!(!answer.headers.contains_key("www-authenticate"));
         }
     }
+    // Servers that read `_` and `.` as `-` must not see an id that was not looked at.
+    for spelling in ["mcp-session_id", "mcp_session-id", "mcp-session.id", "Mcp-SessionId"] {
+        let request = proxy.call("/mcp", &bob.access).header(spelling, ID);
+        proxy.send(request.body(Bytes::from_static(PING)).unwrap()).await.expect(200);
+        let heard = proxy.mcp.last();
+        assert!(!heard.headers.values().any(|value| value.as_bytes() == ID.as_bytes()), "{spelling}");
+    }
+    let before = proxy.mcp.heard().len().max(before);
     // Without a token it is no session at all.
     let bare = proxy.request(Method::DELETE, "/mcp").header("mcp-session-id", &session);
     proxy.send(bare.body(Bytes::new()).unwrap()).await.expect(401);

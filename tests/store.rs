@@ -218,3 +218,24 @@ async fn the_files_of_the_store_hold_no_token_in_any_form() {
         }
     }
 }
+
+/// SE-10: with another key every login in the database would be dead, so none is made.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_without_its_key_is_refused() {
+    let dir = TempDir::new();
+    let mut proxy = Proxy::with(Setup::on(&dir)).await;
+    let tokens = proxy.login().await;
+    let app = proxy.take_app();
+    tokio::task::spawn_blocking(move || app.stop()).await.expect("it stops");
+    let key = std::fs::read_dir(dir.path()).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let key = key.into_iter().find(|path| path.extension().is_some_and(|kind| kind == "key")).expect("a key");
+    let kept = dir.path().join("kept");
+    std::fs::rename(&key, &kept).expect("moved");
+    let error = proxy.start_again().err().expect("refused").to_string();
+    assert!(error.contains("is missing") && error.contains("put its key back"), "{error}");
+    std::fs::rename(&kept, &key).expect("moved back");
+    let app = proxy.start_again().expect("starts");
+    let ping =
+        proxy.call("/mcp", &tokens.access).body(bytes::Bytes::from_static(support::proxy::PING)).unwrap();
+    support::http::send(app.address(), ping).await.expect(200);
+}

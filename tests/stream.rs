@@ -494,3 +494,25 @@ async fn a_slow_upload_is_not_a_slow_answer() {
     stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
     assert_eq!(raw::status(&raw::hear(&mut client).await), 200);
 }
+
+// TK-22: also where we cannot read the events, or there are none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_closes_streams_that_cannot_be_read() {
+    let tuning = Tuning { stream_recheck: Duration::from_millis(20), ..Setup::default().tuning };
+    let proxy = Proxy::with(tuned(tuning)).await;
+    for (name, value) in [("content-encoding", "gzip"), ("content-type", "application/octet-stream")] {
+        let tokens = proxy.login().await;
+        let mut fed = streams_with(&proxy, move |mut response| {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response
+        });
+        let (_, mut body) = open(&proxy, &tokens, Method::POST).await;
+        let feed = fed.recv().await.unwrap();
+        say(&feed, "some bytes");
+        assert_eq!(text(soon(plain::next(&mut body)).await), "some bytes");
+        let pairs = [("token", tokens.access.as_str()), ("client_id", &tokens.client_id)];
+        proxy.post_form("/revoke", &pairs).await.expect(200);
+        assert!(soon(plain::next(&mut body)).await.unwrap().is_err(), "{value}: cut");
+        soon(feed.closed()).await;
+    }
+}

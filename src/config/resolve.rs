@@ -219,11 +219,20 @@ fn store(root: &Node<'_>) -> Option<StoreConfig> {
         return Some(StoreConfig::Sqlite(PathBuf::from("mcp-auth-proxy.db")));
     }
     node.parsed(|text| match text.split_once(':') {
-        Some(("sqlite", path)) if !path.is_empty() => Ok(StoreConfig::Sqlite(PathBuf::from(path))),
+        Some(("sqlite", path)) if !path.is_empty() => sqlite(path),
         Some(("memory", "")) => Ok(StoreConfig::Memory),
         // The URL may carry a password: it is not repeated.
-        _ => Err("expected sqlite:FILE or memory:"),
+        _ => Err("expected sqlite:FILE or memory:".to_owned()),
     })
+}
+
+fn sqlite(path: &str) -> Result<StoreConfig, String> {
+    if path.starts_with(':') || path.starts_with("file:") {
+        return Err(
+            "expected sqlite:FILE with the path of a plain file; memory: is the throw-away store".to_owned()
+        );
+    }
+    Ok(StoreConfig::Sqlite(PathBuf::from(path)))
 }
 
 fn lifetimes(node: &Node<'_>) -> Lifetimes {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use dashmap::DashMap;
 
 use super::LiveFamily;
+use crate::clock::Time;
 use crate::protocol::token::FamilyId;
 
 /// Families that were used lately.
@@ -33,6 +35,10 @@ impl Live {
         }
     }
 
+    pub(super) fn tidy(&self, now: Time) {
+        self.0.retain(|_, family| family.age(now) < UNUSED_FOR);
+    }
+
     fn evict(&self, how_many: usize) {
         let mut reads: Vec<u64> = self.0.iter().map(|entry| entry.read.load(Ordering::Relaxed)).collect();
         let at = how_many.min(reads.len().saturating_sub(1));
@@ -42,5 +48,7 @@ impl Live {
     }
 }
 
+/// A family in use is read every second.
+const UNUSED_FOR: Duration = Duration::from_secs(120);
 /// Bounds memory; a family that was dropped is read again when it is used.
 const MAX_FAMILIES: usize = 1_000_000;

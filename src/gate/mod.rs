@@ -167,7 +167,7 @@ impl Gate {
         let family = found.value;
         let resource = self.resources.iter().position(|gated| gated.resource.url() == family.resource);
         let (Stage::Live { .. }, Some(resource)) = (&family.stage, resource) else { return Ok(None) };
-        let credential = match self.credentials.usable(&family.credential).await {
+        let credential = match self.usable(&family.credential).await {
             Ok(credential) => credential,
             Err(CredentialError::Gone) => {
                 self.families.revoke(id).await.map_err(store_down)?;
@@ -175,16 +175,29 @@ impl Gate {
             }
             Err(CredentialError::Store(error)) => return Err(store_down(error)),
             Err(CredentialError::Trouble(trouble)) => {
-                return Err(Denial::Unavailable {
-                    cause: trouble.to_string(),
-                    retry_after: trouble.retry_after,
-                });
+                let cause = trouble.to_string();
+                return Err(Denial::Unavailable { cause, retry_after: trouble.retry_after });
             }
         };
         if self.credentials.is_stale(&credential) {
             self.credentials.recheck_later(&family.credential);
         }
         Ok(Some(self.live_family(*id, family, resource, &credential, now)))
+    }
+
+    /// A credential that GitHub has confirmed lately enough; long unused ones are confirmed first.
+    async fn usable(&self, key: &str) -> Result<Credential, CredentialError> {
+        let credential = self.credentials.usable(key).await?;
+        if !self.credentials.is_overdue(&credential) {
+            return Ok(credential);
+        }
+        self.credentials.confirm(key).await?;
+        self.credentials.usable(key).await
+    }
+
+    /// Drops what nobody has used for a while, and the tokens with it.
+    pub fn tidy(&self) {
+        self.live.tidy(self.clock.now());
     }
 
     fn live_family(
@@ -214,8 +227,10 @@ impl Gate {
 }
 
 impl LiveFamily {
+    /// A clock that was set back makes everything old: then the store is asked.
     fn age(&self, now: Time) -> Duration {
-        now.since(Time::from_millis(self.read.load(Ordering::Relaxed)))
+        let read = Time::from_millis(self.read.load(Ordering::Relaxed));
+        if read > now { Duration::MAX } else { now.since(read) }
     }
 
     /// Whether a request may use this without asking the store.

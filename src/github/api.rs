@@ -20,9 +20,10 @@ pub struct Profile {
 }
 
 /// What GitHub says of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenState {
-    Live,
+    /// With whose it is, under the login of today.
+    Live(Option<Profile>),
     /// Confirmed: revoked, expired, or its user is gone.
     Dead,
 }
@@ -57,7 +58,8 @@ impl GitHub {
         let answer = self.with_token("/user/emails?per_page=100", token).await?;
         match answer.status {
             StatusCode::OK => {}
-            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => return Ok(None),
+            StatusCode::NOT_FOUND => return Ok(None),
+            StatusCode::FORBIDDEN if answer.trouble().retry_after.is_none() => return Ok(None),
             _ => return Err(answer.trouble()),
         }
         let emails = answer.json()?;
@@ -104,7 +106,9 @@ impl GitHub {
     pub async fn token_state(&self, token: &SecretString) -> Result<TokenState, Trouble> {
         let answer = self.as_app(Method::POST, token).await?;
         match answer.status {
-            StatusCode::OK => Ok(TokenState::Live),
+            StatusCode::OK => {
+                Ok(TokenState::Live(answer.json()?.get("user").and_then(|user| profile(user).ok())))
+            }
             StatusCode::NOT_FOUND => Ok(TokenState::Dead),
             _ => Err(answer.trouble()),
         }
@@ -146,9 +150,9 @@ impl GitHub {
             match answer.status {
                 StatusCode::OK => {}
                 StatusCode::NOT_FOUND => return Ok(Membership::None),
-                StatusCode::FORBIDDEN if answer.trouble().retry_after.is_none() => {
-                    return Ok(Membership::None);
-                }
+                // The person granted less than was asked for: the list is not theirs to show.
+                StatusCode::FORBIDDEN if answer.lacks_scope(&ORG_SCOPES) => return Ok(Membership::None),
+                // Any other 403 is a limit, a firewall or a missing SSO session: none says "not a member".
                 _ => return Err(answer.trouble()),
             }
             if answer.json()?.as_array().is_some_and(|items| items.iter().any(&is_it)) {
@@ -181,5 +185,7 @@ fn named(value: Option<&Value>, name: &str) -> bool {
     value.and_then(Value::as_str).is_some_and(|value| value.eq_ignore_ascii_case(name))
 }
 
+/// Each lets a token see memberships.
+const ORG_SCOPES: [&str; 4] = ["read:org", "write:org", "admin:org", "user"];
 /// Ten thousand entries.
 const MAX_PAGES: u32 = 100;

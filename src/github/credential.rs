@@ -3,6 +3,7 @@
 //! One record per person and scope set. GitHub kills both old tokens the moment a refresh token is used, so
 //! the new pair is stored before anybody gets it, and the work runs to its end even if the asker goes away.
 
+mod outcomes;
 mod refresh;
 
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
-use tracing::warn;
+use tracing::{info, warn};
 
+use self::outcomes::Outcomes;
 use super::admission::{Admission, Admitted};
 use super::{GitHub, Granted, Profile, TokenState, Trouble};
 use crate::clock::{Clock, Time};
@@ -45,6 +47,8 @@ struct Inner {
     unsaved: DashMap<String, Refreshed>,
     // When a check in the background last began.
     asked: moka::sync::Cache<String, Time>,
+    refreshes: Outcomes,
+    checks: Outcomes,
 }
 
 /// A credential that may be used.
@@ -80,6 +84,14 @@ struct TokenPair {
     refresh: Option<String>,
 }
 
+/// What a check found.
+enum Verdict {
+    /// With the login of today.
+    Stays(String),
+    /// With the reason.
+    Gone(&'static str),
+}
+
 impl Sealable for TokenPair {
     const KIND: &'static str = "github credential";
 }
@@ -105,6 +117,8 @@ impl Credentials {
             busy,
             unsaved,
             asked,
+            refreshes: Outcomes::new(),
+            checks: Outcomes::new(),
         }))
     }
 
@@ -115,7 +129,7 @@ impl Credentials {
         email: Option<String>,
         scopes: &str,
         granted: &Granted,
-    ) -> Result<String, StoreError> {
+    ) -> Result<(), StoreError> {
         let key = People::credential_key(profile.id, scopes);
         let now = self.0.clock.now();
         let record = CredentialRecord {
@@ -126,8 +140,7 @@ impl Credentials {
             expires: granted.expires_in.map(|seconds| now.after(Duration::from_secs(seconds))),
             checked: now,
         };
-        self.0.people.keep_credential(&key, &record).await?;
-        Ok(key)
+        self.0.people.keep_credential(&key, &record).await
     }
 
     /// The credential under a key, refreshed first when it is about to expire.
@@ -145,6 +158,11 @@ impl Credentials {
     /// Whether it is time for [`Credentials::recheck_later`].
     pub fn is_stale(&self, credential: &Credential) -> bool {
         self.0.clock.now().since(credential.checked) >= RECHECK_AFTER
+    }
+
+    /// Whether the last good answer is too old to be used without a new one, GitHub in trouble or not.
+    pub fn is_overdue(&self, credential: &Credential) -> bool {
+        self.0.clock.now().since(credential.checked) >= RECHECK_AFTER + OUTAGE_GRACE
     }
 
     /// Starts a check in the background; what it finds shows in the store.
@@ -235,58 +253,85 @@ impl Inner {
 
     /// Asks GitHub whether the token lives and the allow-list whether the person may stay.
     async fn checked(&self, key: &str, spacing: Duration) -> Result<(), CredentialError> {
+        let arrival = self.checks.arrive();
         let lock = self.lock(key);
         let guard = lock.lock().await;
-        let outcome = self.check_alone(key, spacing).await;
+        let outcome = match self.checks.for_waiter(key, arrival, self.clock.now()) {
+            Some(Ok(())) => self.read(key).await.map(drop),
+            // Trouble that another asker had, or that GitHub wants left alone: the grace applies to us too.
+            Some(Err(trouble)) => self.forgiven(key, trouble).await,
+            None => self.check_alone(key, spacing).await,
+        };
         drop(guard);
         self.unlock(key, lock);
         outcome
     }
 
     async fn check_alone(&self, key: &str, spacing: Duration) -> Result<(), CredentialError> {
-        let credential = self.refresh_alone(key).await?;
+        let credential = self.refresh_alone(key, self.refreshes.arrive()).await?;
         let age = self.clock.now().since(credential.checked);
         if age < spacing {
             return Ok(());
         }
         let judged = self.judge(&credential).await;
+        match &judged {
+            Ok(_) => self.checks.note(key, None, self.clock.now()),
+            Err(CredentialError::Trouble(trouble)) => self.checks.note(key, Some(trouble), self.clock.now()),
+            Err(CredentialError::Gone | CredentialError::Store(_)) => {}
+        }
         let stored = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
         match judged {
-            Ok(Some(reason)) if stored.version == credential.version => {
+            Ok(Verdict::Gone(reason)) if stored.version == credential.version => {
                 // A refresh under way elsewhere has killed the token that was judged, and nothing else.
                 let until = self.clock.now().after(CLAIM_FOR);
                 if self.people.claim_refresh(key, until).await? == Created::Exists {
                     return Err(Trouble::new("another process is refreshing what was judged").into());
                 }
                 let outcome = self.bury(key, &stored.value, reason).await.map(drop);
+                if reason == NOT_ALLOWED
+                    && let Err(error) = self.github.delete_token(&credential.identity.token).await
+                {
+                    info!(%error, "the GitHub token of somebody no longer allowed could not be revoked");
+                }
                 let _ = self.people.release_refresh(key).await;
                 outcome
             }
             // A new login came in between: its own judgement counts.
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => {
-                let record = CredentialRecord { checked: self.clock.now(), ..stored.value };
+            Ok(Verdict::Gone(_)) => Ok(()),
+            Ok(Verdict::Stays(login)) => {
+                let record = CredentialRecord { checked: self.clock.now(), login, ..stored.value };
                 self.people.swap_credential(key, stored.version, &record).await?;
                 Ok(())
             }
-            Err(CredentialError::Trouble(trouble)) if age < OUTAGE_GRACE => {
-                warn!(error = %trouble, "GitHub could not confirm a credential; the last answer counts for an hour");
-                Ok(())
-            }
+            Err(CredentialError::Trouble(trouble)) => self.forgiven(key, trouble).await,
             Err(error) => Err(error),
         }
     }
 
-    /// Why the credential must go, if it must.
-    async fn judge(&self, credential: &Credential) -> Result<Option<&'static str>, CredentialError> {
-        let token = &credential.identity.token;
-        if self.github.token_state(token).await? == TokenState::Dead {
-            return Ok(Some("revoked at GitHub"));
+    /// GitHub cannot be asked: its last good answer counts for an hour.
+    async fn forgiven(&self, key: &str, trouble: Trouble) -> Result<(), CredentialError> {
+        let checked = self.read(key).await?.checked;
+        if self.clock.now().since(checked) >= OUTAGE_GRACE {
+            return Err(trouble.into());
         }
-        let profile = Profile { id: credential.identity.id, login: credential.identity.login.clone() };
+        warn!(error = %trouble, "GitHub could not confirm a credential; the last answer counts for an hour");
+        Ok(())
+    }
+
+    /// Whether the credential may stay. People are renamed: what counts is the login of today.
+    async fn judge(&self, credential: &Credential) -> Result<Verdict, CredentialError> {
+        let Identity { id, login, token, .. } = &credential.identity;
+        let profile = match self.github.token_state(token).await? {
+            TokenState::Dead => return Ok(Verdict::Gone("revoked at GitHub")),
+            TokenState::Live(Some(profile)) if profile.id != *id => {
+                return Ok(Verdict::Gone("somebody else's"));
+            }
+            TokenState::Live(Some(profile)) => profile,
+            TokenState::Live(None) => Profile { id: *id, login: login.clone() },
+        };
         match self.admission.judge(&profile, token).await? {
-            Admitted::Yes => Ok(None),
-            Admitted::No => Ok(Some("no longer allowed")),
+            Admitted::Yes => Ok(Verdict::Stays(profile.login)),
+            Admitted::No => Ok(Verdict::Gone(NOT_ALLOWED)),
         }
     }
 
@@ -308,6 +353,7 @@ impl Inner {
     }
 }
 
+const NOT_ALLOWED: &str = "no longer allowed";
 /// A refresh kills the old token at once, so it is left as late as a request may need to reach GitHub.
 const REFRESH_BEFORE: Duration = Duration::from_secs(60);
 /// How long a revocation at GitHub or a lost membership may go unnoticed while a grant is in use.

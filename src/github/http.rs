@@ -53,6 +53,12 @@ impl Answer {
         seconds.map(|seconds| Duration::from_secs(seconds.clamp(1, MAX_WAIT)))
     }
 
+    /// Whether GitHub says that the token has none of these scopes (an OAuth App's; others have none at all).
+    pub(super) fn lacks_scope(&self, any_of: &[&str]) -> bool {
+        let scopes = self.headers.get("x-oauth-scopes").and_then(|scopes| scopes.to_str().ok());
+        scopes.is_some_and(|scopes| !scopes.split(',').any(|scope| any_of.contains(&scope.trim())))
+    }
+
     /// Whether a list goes on after this page.
     pub(super) fn has_next_page(&self) -> bool {
         self.headers

@@ -91,16 +91,17 @@ impl GitHub {
 
 /// Reads an answer of the token endpoint: errors come with status 200, and only a structured error is final.
 fn granted(answer: &Answer) -> Result<Granted, LoginError> {
+    // A front that is overloaded or angry may word its answer as it likes: it judges no token.
+    if answer.status.is_server_error() || matches!(answer.status.as_u16(), 403 | 429) {
+        return Err(answer.trouble().into());
+    }
     let fields = fields(answer)?;
     let text = |name: &str| fields.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     if let Some(error) = text("error") {
-        let plain =
-            error.len() <= 64 && error.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        return Err(LoginError::Refused(if plain {
-            error.to_owned()
-        } else {
-            "an unreadable error".to_owned()
-        }));
+        return Err(match FINAL.contains(&error) {
+            true => LoginError::Refused(error.to_owned()),
+            false => Trouble::new("an error that GitHub does not document").into(),
+        });
     }
     if !answer.status.is_success() {
         return Err(answer.trouble().into());
@@ -138,3 +139,20 @@ fn fields(answer: &Answer) -> Result<Value, Trouble> {
 fn is_form(body: &[u8]) -> bool {
     [b"access_token=".as_slice(), b"error="].iter().any(|start| body.starts_with(start))
 }
+
+/// GitHub's documented refusals, and the standard's: only these are final.
+const FINAL: [&str; 13] = [
+    "access_denied",
+    "application_suspended",
+    "bad_refresh_token",
+    "bad_verification_code",
+    "expired_token",
+    "incorrect_client_credentials",
+    "invalid_client",
+    "invalid_grant",
+    "invalid_request",
+    "redirect_uri_mismatch",
+    "unauthorized_client",
+    "unsupported_grant_type",
+    "unverified_user_email",
+];

@@ -23,6 +23,7 @@ use crate::protocol::params::Params;
 use crate::protocol::redirect::RedirectKind;
 use crate::protocol::token::{Claims, Code as CodeToken};
 use crate::store::Created;
+use crate::store::people::People;
 
 /// How a login may end without a code.
 enum Ended {
@@ -170,12 +171,11 @@ impl AuthorizationServer {
         granted: &Granted,
     ) -> Result<String, OAuthError> {
         let scopes = published.github_scopes.join(" ");
-        let kept = self.parts.credentials.keep(profile, email, &scopes, granted).await;
         let now = self.parts.clock.now();
         let expires = now.after(CODE_LIFETIME);
         let family = Family {
             person: profile.id,
-            credential: kept.map_err(OAuthError::unavailable)?,
+            credential: People::credential_key(profile.id, &scopes),
             client_id: flow.client_id.clone(),
             client_name: flow.client_name.clone(),
             resource: published.resource.url().to_owned(),
@@ -188,7 +188,10 @@ impl AuthorizationServer {
                 attempts: 0,
             },
         };
+        // The family first: while it stands nobody discards the credential that it points at.
         let id = self.parts.families.create(&family).await.map_err(OAuthError::unavailable)?;
+        let kept = self.parts.credentials.keep(profile, email, &scopes, granted).await;
+        kept.map_err(OAuthError::unavailable)?;
         info!(
             person = profile.id,
             login = profile.login,

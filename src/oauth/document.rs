@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::{StatusCode, header};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use tokio::sync::Semaphore;
 use url::{Host, Url};
 
 use super::public::{Public, is_public};
@@ -84,7 +85,10 @@ impl Fetcher {
             .timeout(TIMEOUT)
             .pool_max_idle_per_host(0)
             .user_agent(crate::github::USER_AGENT)
-            .dns_resolver(Arc::new(Public { allow_private: settings.allow_private_addresses }));
+            .dns_resolver(Arc::new(Public {
+                allow_private: settings.allow_private_addresses,
+                lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
+            }));
         if let Some(pem) = &settings.ca {
             builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem)?);
         }
@@ -213,6 +217,8 @@ fn kind(error: &reqwest::Error) -> &'static str {
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_DOCUMENT: usize = 5 << 10;
+/// Name look-ups at one time.
+const MAX_LOOKUPS: usize = 32;
 const MAX_URL: usize = 1024;
 const MAX_URIS: usize = 32;
 const MAX_KEPT: u64 = 4_096;

@@ -1,20 +1,32 @@
 //! Which addresses a fetch that a stranger asked for may reach. RFC 6890.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::Semaphore;
 
 /// Resolves to public addresses only; what comes out is what is connected to, so a second answer of the name
 /// server changes nothing.
 pub(super) struct Public {
     pub(super) allow_private: bool,
+    pub(super) lookups: Arc<Semaphore>,
 }
 
 impl Resolve for Public {
     fn resolve(&self, name: Name) -> Resolving {
         let allow_private = self.allow_private;
+        let permit = self.lookups.clone().try_acquire_owned();
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            // A look-up occupies a thread until the name server answers, however soon its asker gives up: the
+            // permit goes with it, so that strangers' slow names leave threads for everybody else.
+            let permit = permit.map_err(|_| "too many look-ups at once")?;
+            let found = tokio::spawn(async move {
+                let found = tokio::net::lookup_host((name.as_str(), 0)).await;
+                drop(permit);
+                found.map(Iterator::collect::<Vec<_>>)
+            });
+            let found = found.await??.into_iter();
             let usable: Vec<SocketAddr> =
                 found.filter(|address| allow_private || is_public(address.ip())).collect();
             if usable.is_empty() {

@@ -1,5 +1,5 @@
 //! What the operator reads: one line per request, warnings for security events. Never a token, code, secret
-//! or address; never a query string.
+//! or e-mail address; never a query string.
 
 use std::cell::RefCell;
 use std::io::{self, Write};

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
@@ -13,6 +14,7 @@ use tracing::{info, warn};
 
 use super::pool::Returns;
 use super::sse;
+use crate::gate::PermitWatch;
 
 /// The body of a request to the upstream.
 pub enum RequestBody {
@@ -111,8 +113,18 @@ pub type Lease = Returns;
 pub struct Answer {
     body: Incoming,
     lease: Option<Lease>,
-    events: Option<Box<sse::Stream>>,
+    watch: Watch,
     ended: bool,
+}
+
+/// Who looks at the permit while an answer streams.
+enum Watch {
+    /// Nobody yet: most answers are all there before anybody could.
+    Asleep(PermitWatch, Duration),
+    /// An answer that takes its time.
+    Bytes(Box<sse::Stream>),
+    /// An event stream that we can read.
+    Events(Box<sse::Stream>),
 }
 
 /// An answer that was cut: the client's connection is aborted, so that it never looks complete.
@@ -121,12 +133,23 @@ pub struct Answer {
 pub struct Broken;
 
 impl Answer {
-    pub(super) fn plain(body: Incoming, lease: Lease) -> Self {
-        Answer { body, lease: Some(lease), events: None, ended: false }
+    pub(super) fn plain(body: Incoming, lease: Lease, watch: PermitWatch, recheck: Duration) -> Self {
+        Answer { body, lease: Some(lease), watch: Watch::Asleep(watch, recheck), ended: false }
     }
 
     pub(super) fn events(body: Incoming, lease: Lease, events: sse::Stream) -> Self {
-        Answer { body, lease: Some(lease), events: Some(Box::new(events)), ended: false }
+        Answer { body, lease: Some(lease), watch: Watch::Events(Box::new(events)), ended: false }
+    }
+
+    /// An answer that takes its time is watched.
+    fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, sse::Cut>> {
+        if let Watch::Asleep(watch, recheck) = &self.watch {
+            self.watch = Watch::Bytes(Box::new(sse::Stream::silent(watch.clone(), *recheck)));
+        }
+        match &mut self.watch {
+            Watch::Bytes(stream) | Watch::Events(stream) => stream.poll_idle(context),
+            Watch::Asleep(..) => Poll::Pending,
+        }
     }
 
     fn poll_upstream(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
@@ -164,25 +187,25 @@ impl Body for Answer {
             return Poll::Ready(None);
         }
         loop {
-            let polled = this.poll_upstream(context);
-            let data = match (polled, &mut this.events) {
+            let data = match (this.poll_upstream(context), &mut this.watch) {
                 (Poll::Ready(Some(Err(error))), _) => {
                     warn!(%error, "the upstream broke off an answer");
                     return Poll::Ready(Some(Err(Broken)));
                 }
-                (Poll::Ready(None), events) => {
-                    let rest = events.as_mut().and_then(|events| events.rest());
+                (Poll::Ready(None), watch) => {
+                    let rest = if let Watch::Events(events) = watch { events.rest() } else { None };
                     this.finish();
                     return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
                 }
-                (Poll::Ready(Some(Ok(data))), None) => data,
-                (Poll::Ready(Some(Ok(data))), Some(events)) => match events.arrived(data) {
-                    Ok(data) if data.is_empty() => continue,
-                    Ok(data) => data,
-                    Err(cut) => return Poll::Ready(Some(Err(cut_off(&cut)))),
-                },
-                (Poll::Pending, None) => return Poll::Pending,
-                (Poll::Pending, Some(events)) => match ready!(events.poll_idle(context)) {
+                (Poll::Ready(Some(Ok(data))), Watch::Asleep(..)) => data,
+                (Poll::Ready(Some(Ok(data))), Watch::Bytes(stream) | Watch::Events(stream)) => {
+                    match stream.arrived(data) {
+                        Ok(data) if data.is_empty() => continue,
+                        Ok(data) => data,
+                        Err(cut) => return Poll::Ready(Some(Err(cut_off(&cut)))),
+                    }
+                }
+                (Poll::Pending, _) => match ready!(this.poll_idle(context)) {
                     Ok(comment) => comment,
                     Err(cut) => return Poll::Ready(Some(Err(cut_off(&cut)))),
                 },
@@ -192,11 +215,11 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || (self.events.is_none() && self.body.is_end_stream())
+        self.ended || (!matches!(self.watch, Watch::Events(_)) && self.body.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.events.is_some() { SizeHint::default() } else { self.body.size_hint() }
+        if matches!(self.watch, Watch::Events(_)) { SizeHint::default() } else { self.body.size_hint() }
     }
 }
 

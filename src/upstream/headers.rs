@@ -64,7 +64,9 @@ fn is_forwarded(name: &HeaderName, method: &Method) -> bool {
     let name = name.as_str();
     // A GET opens an event stream, which we must be able to read for the legacy endpoint.
     let encoding = name == "accept-encoding" && method != Method::GET;
-    encoding || FORWARDED.contains(&name) || (name.starts_with("mcp-") && name != session::HEADER.as_str())
+    encoding
+        || FORWARDED.contains(&name)
+        || (name.starts_with("mcp-") && !poses_as(name, session::HEADER.as_str()))
 }
 
 fn is_withheld(name: &HeaderName) -> bool {
@@ -116,8 +118,8 @@ const FORWARDED: [&str; 16] = [
     "x-request-id",
 ];
 
-/// Hop-by-hop headers, and what would speak for our origin.
-const WITHHELD: [&str; 25] = [
+/// Hop-by-hop headers, what would speak for our origin, and what commands the web server in front of us.
+const WITHHELD: [&str; 31] = [
     "alt-svc",
     "cdn-cache-control",
     "clear-site-data",
@@ -143,4 +145,10 @@ const WITHHELD: [&str; 25] = [
     "transfer-encoding",
     "upgrade",
     "www-authenticate",
+    "x-accel-charset",
+    "x-accel-expires",
+    "x-accel-limit-rate",
+    "x-accel-redirect",
+    "x-lighttpd-send-file",
+    "x-sendfile",
 ];

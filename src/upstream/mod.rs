@@ -229,7 +229,7 @@ impl Upstream {
             let Settings { keep_alive, recheck, .. } = self.settings;
             Answer::events(body, lease, sse::Stream::new(endpoint, permit.watch(), keep_alive, recheck))
         } else {
-            Answer::plain(body, lease)
+            Answer::plain(body, lease, permit.watch(), self.settings.recheck)
         };
         // hyper leaves notes about the upstream's side in the extensions; they are not for the other side.
         parts.extensions.clear();

@@ -19,7 +19,8 @@ pub struct Stream {
     rewriter: Option<Rewriter>,
     tail: Tail,
     watch: PermitWatch,
-    keep_alive: (Duration, Pin<Box<Sleep>>),
+    /// None where a comment would not be one.
+    keep_alive: Option<(Duration, Pin<Box<Sleep>>)>,
     recheck: (Duration, Pin<Box<Sleep>>),
     checking: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
 }
@@ -44,7 +45,19 @@ impl Stream {
             rewriter: endpoints.map(Rewriter::new),
             tail: Tail::default(),
             watch,
-            keep_alive: (keep_alive, Box::pin(sleep(keep_alive))),
+            keep_alive: Some((keep_alive, Box::pin(sleep(keep_alive)))),
+            recheck: (recheck, Box::pin(sleep(recheck))),
+            checking: None,
+        }
+    }
+
+    /// For bytes that we cannot read as events: only the permit is looked at.
+    pub fn silent(watch: PermitWatch, recheck: Duration) -> Self {
+        Stream {
+            rewriter: None,
+            tail: Tail::default(),
+            watch,
+            keep_alive: None,
             recheck: (recheck, Box::pin(sleep(recheck))),
             checking: None,
         }
@@ -55,8 +68,9 @@ impl Stream {
         if self.watch.is_ended() {
             return Err(Cut::Revoked);
         }
-        let (period, timer) = &mut self.keep_alive;
-        timer.as_mut().reset(Instant::now() + *period);
+        if let Some((period, timer)) = &mut self.keep_alive {
+            timer.as_mut().reset(Instant::now() + *period);
+        }
         let data = match &mut self.rewriter {
             Some(rewriter) => rewriter.pass(data)?,
             None => data,
@@ -78,7 +92,7 @@ impl Stream {
         if self.poll_permit(context).is_ready() {
             return Poll::Ready(Err(Cut::Revoked));
         }
-        let (period, timer) = &mut self.keep_alive;
+        let Some((period, timer)) = &mut self.keep_alive else { return Poll::Pending };
         loop {
             ready!(timer.as_mut().poll(context));
             timer.as_mut().reset(Instant::now() + *period);

@@ -339,7 +339,7 @@ test('pages: an error for a client nobody vouches for is offered, not sent', asy
   const answer = await page.goto(client.authorizeUrl({ code_challenge: null }));
   assert.equal(answer.status(), 400);
   await look(page, 'offered');
-  assert.deepEqual(await tabThrough(page), ['Back to app.example']);
+  assert.deepEqual(await tabThrough(page), ['Back to the client']);
   await aSecond();
   assert.deepEqual(person.askedBelow(APP), [], 'no jump by itself');
   await page.locator('#continue').click();

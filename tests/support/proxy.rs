@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, header};
-use mcp_auth_proxy::app::{App, Tuning};
+use mcp_auth_proxy::app::{App, StartError, Tuning};
 use mcp_auth_proxy::clock::ManualClock;
 use mcp_auth_proxy::config::{Config, Problem};
 use serde_json::{Value, json};
@@ -133,6 +133,15 @@ impl Proxy {
         let app = run(&self.yaml, &self.clock, &Setup::default().tuning);
         self.address = app.address();
         self.app = Some(app);
+    }
+
+    /// What starting on the same configuration, clock and store comes to.
+    pub fn start_again(&self) -> Result<App, StartError> {
+        App::start(
+            parse(&self.yaml).expect("it was valid before"),
+            self.clock.clock(),
+            &Setup::default().tuning,
+        )
     }
 
     /// A second proxy on the same configuration, clock and store.

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::super::{Granted, LoginError, Trouble};
+use super::outcomes::Arrival;
 use super::{Credential, CredentialError, Inner};
 use crate::clock::Time;
 use crate::store::people::CredentialRecord;
@@ -26,18 +27,28 @@ pub(super) struct Refreshed {
 impl Inner {
     /// Single flight: the first asker refreshes, the others find the fresh record.
     pub(super) async fn refreshed(&self, key: &str) -> Result<Credential, CredentialError> {
+        let arrival = self.refreshes.arrive();
         let lock = self.lock(key);
         let guard = lock.lock().await;
-        let outcome = self.refresh_alone(key).await;
+        let outcome = self.refresh_alone(key, arrival).await;
         drop(guard);
         self.unlock(key, lock);
         outcome
     }
 
-    pub(super) async fn refresh_alone(&self, key: &str) -> Result<Credential, CredentialError> {
+    pub(super) async fn refresh_alone(
+        &self,
+        key: &str,
+        arrival: Arrival,
+    ) -> Result<Credential, CredentialError> {
         let credential = self.read(key).await?;
+        let now = self.clock.now();
         if !self.is_expiring(&credential) {
             return Ok(credential);
+        }
+        if let Some(Err(trouble)) = self.refreshes.for_waiter(key, arrival, now) {
+            let still_good = credential.expires.is_some_and(|expires| now < expires);
+            return if still_good { Ok(credential) } else { Err(trouble.into()) };
         }
         // Single flight across processes too: GitHub takes a refresh token once, and refuses the second asker.
         for _ in 0..CLAIM_TRIES {
@@ -68,7 +79,10 @@ impl Inner {
         let Some(refresh_token) = refresh_token else {
             return if still_good { Ok(credential) } else { self.bury(key, &stored.value, "expired").await };
         };
-        match self.github.refresh(&refresh_token).await {
+        let answer = self.github.refresh(&refresh_token).await;
+        let trouble = if let Err(LoginError::Trouble(trouble)) = &answer { Some(trouble) } else { None };
+        self.refreshes.note(key, trouble, self.clock.now());
+        match answer {
             Ok(granted) => self.store_refreshed(key, stored.value, &granted, &refresh_token).await,
             Err(error) if error.is_misconfiguration() => {
                 warn!(%error, "GitHub does not accept the configured client_id and client_secret");
