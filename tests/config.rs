@@ -347,3 +347,25 @@ fn known_keys() -> BTreeSet<String> {
     }
     keys
 }
+
+/// The compose example with the environment it ships.
+#[test]
+fn the_compose_example_is_taken_with_its_own_environment() {
+    let lines = include_str!("../examples/compose/.env.example").lines();
+    let set: BTreeMap<&str, &str> = lines.filter_map(|line| line.split_once('=')).collect();
+    let yaml = include_str!("../examples/compose/proxy.yaml");
+    let config = Config::parse(yaml, &|name| set.get(name).map(|value| (*value).to_owned()));
+    let config = config.unwrap_or_else(|problems| panic!("{problems:?}"));
+    assert_eq!(config.listen.to_string(), "0.0.0.0:8000");
+}
+
+/// The configuration on the README's first screen is what it says: eight lines, and all that is needed.
+#[test]
+fn the_configuration_of_the_readme_is_taken() {
+    let readme = include_str!("../README.md");
+    let yaml = readme.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a block");
+    assert_eq!(yaml.lines().count(), 8, "{yaml}");
+    let config = valid(yaml);
+    assert_eq!(config.resources.len(), 1);
+    assert_eq!(config.resources[0].inject[0].name, "x-github-token");
+}
