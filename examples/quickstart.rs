@@ -29,7 +29,7 @@ use github::{Approval, GitHub, Options, User};
 #[derive(Parser)]
 struct Arguments {
     /// Port of the proxy
-    #[arg(long, default_value_t = 8000)]
+    #[arg(long, default_value_t = 8000, value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
     /// Stop after the walk instead of serving on
     #[arg(long)]
@@ -43,7 +43,7 @@ async fn main() -> ExitCode {
     match serve(&Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("quickstart: {error}");
+            eprintln!("quickstart: {error}\n(another port: --port NUMBER)");
             ExitCode::FAILURE
         }
     }
@@ -75,7 +75,8 @@ async fn serve(arguments: &Arguments) -> Outcome<()> {
     github.world().set_approval(Approval::Remembered);
     println!("\nStill serving. Add it to a real client, for example:\n");
     println!("  claude mcp add --transport http quickstart {public_url}/mcp\n");
-    println!("or open {public_url}/ in a browser. Ctrl-C ends it.");
+    println!("or open {public_url}/ in a browser. GitHub is the stand-in here too: sign in as octocat.");
+    println!("Ctrl-C ends it.");
     tokio::signal::ctrl_c().await?;
     app.begin_drain();
     Ok(())

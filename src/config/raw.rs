@@ -190,6 +190,11 @@ impl<'a> Node<'a> {
             Value::String(text) => Some(text.clone()),
             Value::Number(number) => Some(number.to_string()),
             Value::Bool(truth) => Some(truth.to_string()),
+            // `{github_token}` without quotes is a mapping to YAML.
+            Value::Object(_) => {
+                self.problem("expected a text; if it has braces, put it in quotes");
+                None
+            }
             _ => {
                 self.problem("expected a text");
                 None

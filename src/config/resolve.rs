@@ -86,11 +86,8 @@ fn listen(root: &Node<'_>, issuer: Option<&Issuer>) -> Option<SocketAddr> {
         });
     }
     // A laptop's public_url says the port already; anything else listens where the documents say.
-    let port = issuer.filter(|issuer| issuer.is_loopback()).and_then(|issuer| {
-        let (_, port) = issuer.authority().rsplit_once(':')?;
-        port.parse().ok()
-    });
-    Some(SocketAddr::from(([127, 0, 0, 1], port.unwrap_or(8000))))
+    let laptop = issuer.filter(|issuer| issuer.is_loopback() && !issuer.is_secure());
+    Some(SocketAddr::from(([127, 0, 0, 1], laptop.map_or(8000, Issuer::port))))
 }
 
 fn workers(node: &Node<'_>) -> usize {

@@ -90,8 +90,10 @@ fn mcp_scopes(node: &Node<'_>) -> ScopeSet {
 }
 
 fn upstream_uri(text: &str) -> Result<Uri, String> {
-    let url = Url::parse(text)
-        .map_err(|_| format!("expected an absolute URL like http://127.0.0.1:9000/mcp, got {text:?}"))?;
+    // `localhost:9000/mcp` is a URL too, of a scheme called localhost.
+    let url = Url::parse(text).ok().filter(|_| text.contains("://"));
+    let url =
+        url.ok_or_else(|| format!("expected an absolute URL like http://127.0.0.1:9000/mcp, got {text:?}"))?;
     match url.scheme() {
         "http" | "https" => {}
         other => return Err(format!("expected http or https, got {other:?}")),

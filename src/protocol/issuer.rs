@@ -12,6 +12,7 @@ use url::{Host, Url};
 pub struct Issuer {
     origin: String,
     authority: String,
+    port: u16,
     loopback: bool,
     secure: bool,
 }
@@ -50,7 +51,8 @@ impl Issuer {
         }
         let origin = url.origin().ascii_serialization();
         let authority = origin.split_once("://").map(|(_, rest)| rest.to_owned()).unwrap_or_default();
-        Ok(Issuer { origin, authority, loopback, secure })
+        let port = url.port_or_known_default().unwrap_or_default();
+        Ok(Issuer { origin, authority, port, loopback, secure })
     }
 
     /// `https://host[:port]`, exactly as metadata and `iss` carry it.
@@ -66,6 +68,11 @@ impl Issuer {
     /// The absolute URL of one of our paths.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.origin)
+    }
+
+    /// The port clients connect to, written or not.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Whether the public URL is https.
