@@ -170,6 +170,23 @@ impl Drop for App {
     }
 }
 
+/// What would keep a valid configuration from starting on this machine, as far as looking can tell.
+pub fn obstacles(config: &Config) -> Vec<String> {
+    install_crypto();
+    let upstreams = config.resources.iter().filter_map(|resource| {
+        let error = Target::new(&resource.upstream, upstream::trusting).err()?;
+        Some(format!("the upstream of {} {error}", resource.resource.path()))
+    });
+    let directory = match &config.store {
+        StoreConfig::Sqlite(path) => path.parent().filter(|directory| !directory.as_os_str().is_empty()),
+        StoreConfig::Memory => None,
+    };
+    let missing = directory.filter(|directory| !directory.is_dir());
+    let missing =
+        missing.map(|directory| format!("the store's directory {} does not exist", directory.display()));
+    upstreams.chain(missing).collect()
+}
+
 /// Puts the rooms together.
 fn compose(
     config: Config,

@@ -146,6 +146,10 @@ fn check(path: &Path) -> ExitCode {
     match Config::load(path) {
         Ok(config) => {
             print!("{}", report(&config));
+            // The file is right; the machine it is checked on need not be the one it is for.
+            for obstacle in app::obstacles(&config) {
+                println!("\nOn this machine it would not start: {obstacle}");
+            }
             ExitCode::SUCCESS
         }
         Err(problems) => refuse(path, &problems),

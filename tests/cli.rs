@@ -124,7 +124,11 @@ fn does_not_start(place: &Place, expected: &str) {
 
 #[test]
 fn check_says_what_would_be_served_where() {
-    let place = Place::new("store: sqlite:data/proxy.db");
+    let elsewhere = Place::new("store: sqlite:/nowhere/at/all/proxy.db");
+    let output = elsewhere.run(&["check"]);
+    assert!(text(&output.stdout).contains("directory /nowhere/at/all does not exist"), "{output:?}");
+    assert_eq!(output.status.code(), Some(0), "the file is right all the same");
+    let place = Place::new("store: sqlite:proxy.db");
     let output = place.run(&["check"]);
     assert_eq!(text(&output.stdout), include_str!("golden/check.txt"));
     assert_eq!((text(&output.stderr), output.status.code()), (String::new(), Some(0)));
