@@ -8,7 +8,7 @@ pub mod raw;
 mod resolve;
 mod resources;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -136,11 +136,6 @@ impl Config {
     /// What to register as the callback URL at GitHub.
     pub fn callback_url(&self) -> String {
         self.issuer.url(CALLBACK_PATH)
-    }
-
-    /// Whether only this machine can reach the listener.
-    pub fn listens_locally(&self) -> bool {
-        self.listen.ip().is_loopback() && self.listen.ip() != IpAddr::from([0, 0, 0, 0])
     }
 }
 

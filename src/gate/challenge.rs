@@ -3,7 +3,7 @@
 use http::HeaderValue;
 
 use crate::protocol::issuer::Issuer;
-use crate::protocol::resource::Resource;
+use crate::protocol::resource::{METADATA_PATH, Resource};
 
 /// Ready-made challenges.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ pub struct Challenges {
 impl Challenges {
     /// The challenges of a resource. All texts are ours or were parsed: nothing needs quoting.
     pub fn new(issuer: &Issuer, resource: &Resource) -> Self {
-        let metadata = issuer.url(&format!("{PRM_PATH}{}", resource.path()));
+        let metadata = issuer.url(&format!("{METADATA_PATH}{}", resource.path()));
         let tail = format!("resource_metadata=\"{metadata}\", scope=\"{}\"", resource.scopes());
         let error = |code: &str, description: &str| {
             value(&format!("Bearer error=\"{code}\", error_description=\"{description}\", {tail}"))
@@ -39,8 +39,6 @@ fn value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).expect("URLs and scopes that were parsed are header text")
 }
 
-/// Where the metadata of a resource is found, before its path (RFC 9728 §3.1).
-pub const PRM_PATH: &str = "/.well-known/oauth-protected-resource";
 /// Said in the challenge and in the body.
 pub const INVALID_TOKEN: &str = "the access token is expired, revoked or not for this resource";
 /// Said in the challenge and in the body.

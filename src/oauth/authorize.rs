@@ -15,7 +15,6 @@ use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::params::Params;
 use crate::protocol::pkce::CodeChallenge;
 use crate::protocol::redirect::{RedirectKind, RedirectUri};
-use crate::protocol::resource;
 use crate::protocol::scope::{OFFLINE_ACCESS, ScopeSet};
 
 impl AuthorizationServer {
@@ -101,12 +100,9 @@ impl AuthorizationServer {
                 .first()
                 .ok_or_else(|| OAuthError::new(Code::InvalidTarget, "there is no resource here"));
         };
-        let resources: Vec<_> = published.iter().map(|published| published.resource.clone()).collect();
-        resource::named(&resources, &self.settings.issuer, asked)
-            .and_then(|resource| self.published(resource.path()))
-            .ok_or_else(|| {
-                OAuthError::new(Code::InvalidTarget, "resource does not name an MCP endpoint of this server")
-            })
+        self.named_resource(asked).and_then(|resource| self.published(resource.path())).ok_or_else(|| {
+            OAuthError::new(Code::InvalidTarget, "resource does not name an MCP endpoint of this server")
+        })
     }
 
     fn consent_page(&self, request: &Request, flow: Flow, published: &Published, client: &Client) -> Answer {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::Settings;
-use crate::protocol::resource::Resource;
+use crate::protocol::resource::{METADATA_PATH, Resource};
 use crate::protocol::scope::OFFLINE_ACCESS;
 
 /// All documents by path, ready to send.
@@ -31,9 +31,9 @@ impl Documents {
         for resource in resources {
             let document = bytes(&protected_resource(settings, resource));
             // The root form means the first resource.
-            by_path.entry(PRM_PATH.to_owned()).or_insert_with(|| document.clone());
-            by_path.insert(format!("{}{PRM_PATH}", resource.path()), document.clone());
-            by_path.insert(format!("{PRM_PATH}{}", resource.path()), document);
+            by_path.entry(METADATA_PATH.to_owned()).or_insert_with(|| document.clone());
+            by_path.insert(format!("{}{METADATA_PATH}", resource.path()), document.clone());
+            by_path.insert(format!("{METADATA_PATH}{}", resource.path()), document);
         }
         Documents(by_path)
     }
@@ -97,4 +97,3 @@ fn bytes(document: &Value) -> Bytes {
 
 const AS_PATH: &str = "/.well-known/oauth-authorization-server";
 const OPENID_PATH: &str = "/.well-known/openid-configuration";
-const PRM_PATH: &str = "/.well-known/oauth-protected-resource";

@@ -35,7 +35,7 @@ use crate::protocol::client::Client;
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::issuer::Issuer;
 use crate::protocol::redirect::{RedirectKind, RedirectUri};
-use crate::protocol::resource::Resource;
+use crate::protocol::resource::{self, Resource};
 use crate::seal::KeyRing;
 use crate::store::families::Families;
 use crate::store::people::People;
@@ -144,6 +144,12 @@ impl AuthorizationServer {
             state,
             &[("error", error.code.as_str()), ("error_description", &error.public)],
         )
+    }
+
+    /// The resource that a client's `resource` parameter means (RFC 8707 §2).
+    fn named_resource(&self, text: &str) -> Option<&Resource> {
+        let resources = self.settings.resources.iter().map(|published| &published.resource);
+        resource::named(resources, &self.settings.issuer, text)
     }
 
     fn published(&self, path: &str) -> Option<&Published> {

@@ -10,7 +10,6 @@ use super::{Answer, AuthorizationServer, Failure, Request};
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::family::{Family, Stage};
 use crate::protocol::params::Params;
-use crate::protocol::resource;
 use crate::protocol::scope::ScopeSet;
 use crate::protocol::token::{Access, Claims, FamilyId, Refresh};
 
@@ -69,9 +68,7 @@ impl AuthorizationServer {
     /// RFC 8707 §2.2: a `resource` at the token endpoint must be the one that was authorized.
     pub(super) fn same_target(&self, params: &Params, family: &Family) -> Result<(), OAuthError> {
         let Some(asked) = params.get("resource") else { return Ok(()) };
-        let resources: Vec<_> =
-            self.settings.resources.iter().map(|published| published.resource.clone()).collect();
-        match resource::named(&resources, &self.settings.issuer, asked) {
+        match self.named_resource(asked) {
             Some(resource) if resource.url() == family.resource => Ok(()),
             _ => Err(OAuthError::new(Code::InvalidTarget, "resource is not the one that was authorized")),
         }

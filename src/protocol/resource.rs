@@ -66,7 +66,11 @@ impl Resource {
 ///
 /// Clients send the configured URL, the same with a slash more or less, with an extra query, or only the
 /// origin (then the first resource is meant). A fragment is never allowed (RFC 8707 §2).
-pub fn named<'a>(resources: &'a [Resource], issuer: &Issuer, text: &str) -> Option<&'a Resource> {
+pub fn named<'a>(
+    resources: impl IntoIterator<Item = &'a Resource>,
+    issuer: &Issuer,
+    text: &str,
+) -> Option<&'a Resource> {
     let url = Url::parse(text).ok()?;
     // What the parser would silently mend is not what anybody configured.
     let (_, rest) = text.split_once(':')?;
@@ -82,11 +86,11 @@ pub fn named<'a>(resources: &'a [Resource], issuer: &Issuer, text: &str) -> Opti
         return None;
     }
     let path = url.path().strip_suffix('/').unwrap_or(url.path());
-    match path {
-        "" => resources.first(),
-        path => resources.iter().find(|resource| resource.path == path),
-    }
+    resources.into_iter().find(|resource| path.is_empty() || resource.path == path)
 }
+
+/// Where the metadata of a resource is found, before its path (RFC 9728 §3.1).
+pub const METADATA_PATH: &str = "/.well-known/oauth-protected-resource";
 
 /// First path segments that a resource cannot take.
 const RESERVED: [&str; 11] = [

@@ -1,7 +1,6 @@
 //! Bodies in both directions. Frames are passed on as they come; nothing is kept between two polls.
 
 use std::error::Error;
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -240,10 +239,4 @@ fn cut_off(cut: &sse::Cut) -> Broken {
         }
     }
     Broken
-}
-
-impl From<Broken> for io::Error {
-    fn from(broken: Broken) -> Self {
-        io::Error::other(broken)
-    }
 }
