@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 pub mod browser;
+pub mod canary;
 pub mod documents;
 pub mod github;
 pub mod http;

@@ -51,6 +51,15 @@ impl Program {
         self.address
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it can be asked").is_none()
+    }
+
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.child.kill().expect("it runs");

@@ -1,0 +1,9 @@
+//! Attacks and faults against the real program, each judged by what is visible from outside.
+//!
+//! Every test carries the ids of the rows of the catalogue (`tests/catalogue/rows.md`) that it holds; the table of
+//! `docs/security.md` is made from them.
+
+mod rig;
+#[path = "../support/mod.rs"]
+mod support;
+mod wire;
