@@ -64,7 +64,7 @@ async fn a_numeric_login_does_not_pass_for_an_id() {
     assert_eq!(verdict(&proxy).await, "access_denied");
 }
 
-/// GH-6: GitHub frees a login at once when its owner is renamed.
+// GitHub frees a login at once when its owner is renamed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listed_login_means_the_person_who_first_came_with_it() {
     let proxy = allowing("{users: [octocat]}").await;
@@ -94,7 +94,7 @@ async fn a_pinned_login_survives_a_restart() {
     assert_eq!(verdict(&proxy).await, "access_denied");
 }
 
-/// GH-08
+// GH-08
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_a_listed_organisation_come_in() {
     for (membership, expected) in [
@@ -112,7 +112,7 @@ async fn members_of_a_listed_organisation_come_in() {
     }
 }
 
-/// GH-08
+// GH-08
 #[tokio::test(flavor = "multi_thread")]
 async fn members_of_a_listed_team_come_in() {
     for (orgs, team, expected) in [
@@ -137,7 +137,7 @@ async fn members_of_a_listed_team_come_in() {
     }
 }
 
-/// GH-08: what the direct question does not show is looked for in the lists, all pages of them.
+// GH-08: what the direct question does not show is looked for in the lists, all pages of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_memberships_are_read_to_the_last_page() {
     for (allow, direct, list) in [
@@ -161,7 +161,7 @@ async fn many_memberships_are_read_to_the_last_page() {
     }
 }
 
-/// GH-08, GH-17: an organisation that shuts the app out, in both kinds of app.
+// GH-08: an organisation that shuts the app out, in both kinds of app.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restricted_organisation_is_not_seen() {
     for token_kind in [TokenKind::OAuthApp, APP] {
@@ -197,7 +197,7 @@ async fn read_org_is_asked_for_when_the_list_needs_it() {
     assert_eq!(verdict(&proxy).await, "access_denied");
 }
 
-/// GH-7, GH-05: no judgement is neither yes nor no; nothing is stored and the client may try again.
+// GH-05: no judgement is neither yes nor no; nothing is stored and the client may try again.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_github_cannot_say_nobody_comes_in() {
     let limited = |status| Fault::RateLimited { status, retry_after: Some(30), reset: None };
@@ -255,7 +255,7 @@ async fn an_endless_list_is_given_up() {
     assert!(proxy.github.world().count(Endpoint::Orgs) <= 100);
 }
 
-/// GH-07, TK-12: asked again when the login is renewed.
+// GH-07, TK-12: asked again when the login is renewed.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_leaves_the_organisation_cannot_refresh() {
     let proxy = allowing("{orgs: [acme]}").await;
@@ -270,7 +270,7 @@ async fn who_leaves_the_organisation_cannot_refresh() {
     assert_eq!(verdict(&proxy).await, "access_denied");
 }
 
-/// GH-07: while a login is in use the question is asked every 15 minutes.
+// GH-07: while a login is in use the question is asked every 15 minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_leaves_the_organisation_is_out_within_a_quarter_of_an_hour() {
     let proxy = allowing("{orgs: [acme]}").await;
@@ -297,7 +297,7 @@ async fn who_leaves_the_organisation_is_out_within_a_quarter_of_an_hour() {
     assert_eq!(status, 401);
 }
 
-/// GH-18 and the number that JavaScript cannot hold: identity is the id, whole.
+// The number that JavaScript cannot hold: identity is the id, whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_are_compared_whole() {
     let proxy = allowing("{users: [9007199254740993]}").await;
@@ -317,7 +317,7 @@ async fn a_silent_membership_is_given_up() {
     assert_eq!(verdict(&proxy).await, "temporarily_unavailable");
 }
 
-/// GH-14: a firewall's 403 says nothing about membership, so it ends nothing.
+// GH-05, GH-07: a firewall's 403 says nothing about membership, so it ends nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_403_of_a_firewall_is_no_verdict() {
     let proxy = allowing("{orgs: [acme]}").await;

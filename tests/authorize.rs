@@ -74,7 +74,7 @@ fn told(answer: &Answer, to: &str, error: &str, case: &str) {
     assert_eq!(answer.header("cache-control"), "no-store", "{case}");
 }
 
-/// AZ-01, AZ-04, AZ-09, AS-A1, AS-A2
+// AZ-01, AZ-04, AZ-09, AS-A1, AS-A2
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_uri_that_is_not_registered_is_never_followed() {
     let proxy = Proxy::start().await;
@@ -130,6 +130,7 @@ async fn a_redirect_uri_that_is_not_registered_is_never_followed() {
     assert!(proxy.github.world().calls().is_empty());
 }
 
+// AZ-01
 #[tokio::test(flavor = "multi_thread")]
 async fn an_omitted_redirect_uri_means_the_only_one() {
     let proxy = Proxy::start().await;
@@ -142,7 +143,7 @@ async fn an_omitted_redirect_uri_means_the_only_one() {
     assert!(back.starts_with(CALLBACK), "{back}");
 }
 
-/// AZ-02, AZ-03, AS-A3, AS-A4
+// AZ-02, AZ-03, AS-A3, AS-A4
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_port_of_a_loopback_host_may_differ() {
     let proxy = Proxy::start().await;
@@ -188,7 +189,7 @@ async fn only_the_port_of_a_loopback_host_may_differ() {
     }
 }
 
-/// AZ-02: Claude Code varies the port between the two requests.
+// AZ-02: Claude Code varies the port between the two requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_code_goes_to_the_port_that_was_asked_for() {
     let proxy = Proxy::start().await;
@@ -199,7 +200,7 @@ async fn the_code_goes_to_the_port_that_was_asked_for() {
     proxy.redeem(&id, &param(&back, "code").expect("a code")).await.expect(200);
 }
 
-/// AZ-12, AS-A1
+// AZ-12, AS-A1
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_clients_get_a_page_without_echo() {
     let proxy = Proxy::start().await;
@@ -275,7 +276,7 @@ async fn an_error_goes_where_somebody_vouches_and_is_offered_elsewhere() {
     }
 }
 
-/// AZ-13, AZ-14, AZ-17, AS-A5, AS-A6, AS-A7, AS-A19
+// AZ-13, AZ-14, AZ-17, AS-A5, AS-A6, AS-A7, AS-A19
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_cannot_be_honoured_are_refused_by_redirect() {
     let proxy = Proxy::start().await;
@@ -317,7 +318,7 @@ async fn requests_that_cannot_be_honoured_are_refused_by_redirect() {
     assert!(proxy.github.world().calls().is_empty());
 }
 
-/// AS-A10, AS-A18, AS-A19: leftovers of OpenID Connect and whatever comes next.
+// AS-A10, AS-A18, AS-A19: leftovers of OpenID Connect and whatever comes next.
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_parameters_are_ignored() {
     let proxy = Proxy::start().await;
@@ -345,7 +346,7 @@ async fn unknown_parameters_are_ignored() {
     }
 }
 
-/// AZ-11: after decoding, in both orders, in query and body.
+// AZ-11: after decoding, in both orders, in query and body.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeated_parameter_is_refused_on_the_spot() {
     let proxy = Proxy::start().await;
@@ -379,7 +380,7 @@ async fn a_repeated_parameter_is_refused_on_the_spot() {
     shown(&answer, "10 000 parameters");
 }
 
-/// AS-A11
+// AS-A11
 #[tokio::test(flavor = "multi_thread")]
 async fn the_request_may_be_posted() {
     let proxy = Proxy::start().await;
@@ -393,7 +394,7 @@ async fn the_request_may_be_posted() {
     assert!(answer.text().contains("<form"), "{}", answer.text());
 }
 
-/// AZ-15, AS-A8
+// AZ-15, AS-A8
 #[tokio::test(flavor = "multi_thread")]
 async fn state_comes_back_byte_for_byte_or_not_at_all() {
     let proxy = Proxy::start().await;
@@ -441,7 +442,7 @@ async fn state_comes_back_byte_for_byte_or_not_at_all() {
     assert!([400, 414, 431].contains(&status), "{status}");
 }
 
-/// AZ-10
+// AZ-10
 #[tokio::test(flavor = "multi_thread")]
 async fn the_query_of_a_redirect_uri_is_kept_and_the_answer_has_one_of_each() {
     let proxy = two().await;
@@ -462,7 +463,7 @@ async fn the_query_of_a_redirect_uri_is_kept_and_the_answer_has_one_of_each() {
     }
 }
 
-/// AZ-18, AS-A15, AS-A16
+// AZ-18, AS-A15, AS-A16
 #[tokio::test(flavor = "multi_thread")]
 async fn resource_is_matched_tolerantly_and_bound_canonically() {
     let proxy = two().await;
@@ -527,7 +528,7 @@ async fn resource_is_matched_tolerantly_and_bound_canonically() {
     }
 }
 
-/// AS-A17, AS-A18: unknown scopes are ignored; nobody gets more than there is.
+// AS-A17, AS-A18: unknown scopes are ignored; nobody gets more than there is.
 #[tokio::test(flavor = "multi_thread")]
 async fn scopes_are_narrowed_never_widened() {
     let proxy = two().await;
@@ -554,7 +555,7 @@ async fn scopes_are_narrowed_never_widened() {
     }
 }
 
-/// AZ-19, AZ-20, GH-1: what GitHub sees is ours alone.
+// AZ-19, AZ-20: what GitHub sees is ours alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_a_client_says_reaches_github() {
     let proxy = two().await;
@@ -590,7 +591,7 @@ async fn nothing_a_client_says_reaches_github() {
     assert_eq!(exchange.query, [], "no secret in a URL");
 }
 
-/// AZ-22, AS-A9: with `iss: false` it is on no answer at all.
+// AZ-22, AS-A9: with `iss: false` it is on no answer at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn iss_is_on_every_answer_or_on_none() {
     for (extra, expected) in [("", Some(PUBLIC)), ("iss: false", None)] {
@@ -609,7 +610,7 @@ async fn iss_is_on_every_answer_or_on_none() {
     }
 }
 
-/// AZ-08: what was switched off is off for clients of every origin but the operator's own.
+// AZ-08: what was switched off is off for clients of every origin but the operator's own.
 #[tokio::test(flavor = "multi_thread")]
 async fn configured_clients_may_use_their_schemes_whatever_the_switch_says() {
     let extra = format!("{CLIENTS}\nprivate_use_schemes: false");
@@ -618,7 +619,7 @@ async fn configured_clients_may_use_their_schemes_whatever_the_switch_says() {
     shown(&ask(&proxy, "native", "app.example:/other", &[]).await, "another path");
 }
 
-/// AS-R15
+// AS-R15
 #[tokio::test(flavor = "multi_thread")]
 async fn configured_clients_log_in() {
     let extra = r#"clients: [{id: public, redirect_uris: ["http://127.0.0.1/callback"]},
@@ -648,7 +649,7 @@ async fn configured_clients_log_in() {
     }
 }
 
-/// CO-22: looking is free.
+// CO-22: looking is free.
 #[tokio::test(flavor = "multi_thread")]
 async fn looking_at_the_page_changes_nothing() {
     let proxy = Proxy::start().await;

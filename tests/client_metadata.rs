@@ -65,7 +65,7 @@ fn refused(answer: &Answer, why: &str, case: &str) {
     assert!(!answer.text().contains("app.example"), "{case}");
 }
 
-/// AS-C1, AS-C4, AS-C9, CO-18
+// AS-C1, AS-C4, AS-C9, CO-18
 #[tokio::test(flavor = "multi_thread")]
 async fn a_published_client_logs_in() {
     let stage = open().await;
@@ -90,7 +90,7 @@ async fn a_published_client_logs_in() {
     }
 }
 
-/// AS-C9: somebody vouches for the https redirect, so errors go there at once.
+// AS-C9: somebody vouches for the https redirect, so errors go there at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_go_to_the_client_that_its_host_vouches_for() {
     let stage = open().await;
@@ -103,7 +103,7 @@ async fn errors_go_to_the_client_that_its_host_vouches_for() {
     assert!(answer.header("location").starts_with("https://app.example/cb?error="), "{:?}", answer.headers);
 }
 
-/// CI-16
+// CI-16
 #[tokio::test(flavor = "multi_thread")]
 async fn the_fetch_tells_nothing_about_anybody() {
     let stage = open().await;
@@ -119,7 +119,7 @@ async fn the_fetch_tells_nothing_about_anybody() {
     assert!(!format!("{headers:?}").contains("s3cret"));
 }
 
-/// CI-01, CI-14, CI-17, AS-C3: refused by looking; the host sees no connection.
+// CI-01, CI-14, CI-17, AS-C3: refused by looking; the host sees no connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_that_are_no_plain_urls_are_not_fetched() {
     let stage = open().await;
@@ -158,7 +158,7 @@ async fn ids_that_are_no_plain_urls_are_not_fetched() {
     assert_eq!(stage.documents.connections(), 0);
 }
 
-/// AS-C8, CI-02, CI-03: without the override nothing inside is connected to, by name or by number.
+// AS-C8, CI-02, CI-03: without the override nothing inside is connected to, by name or by number.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_inside_is_connected_to() {
     let stage = stage("").await;
@@ -193,7 +193,7 @@ async fn nothing_inside_is_connected_to() {
     assert_eq!(stage.documents.connections(), 0, "no SYN");
 }
 
-/// CI-14, AS-C11
+// CI-14, AS-C11
 #[tokio::test(flavor = "multi_thread")]
 async fn only_listed_hosts_are_asked_when_there_is_a_list() {
     let stage = stage("allow_private_addresses: true, allow_hosts: [example.com]").await;
@@ -224,7 +224,7 @@ async fn switched_off_means_no_fetch() {
     assert_eq!(stage.documents.connections(), 0);
 }
 
-/// CI-06, CI-07, CI-08, CI-10, AS-C2, AS-C5, AS-C6, AS-C7: refused, and asked again the next time.
+// CI-06, CI-07, CI-08, CI-10, AS-C2, AS-C5, AS-C6, AS-C7: refused, and asked again the next time.
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_that_cannot_be_used_are_refused_and_not_kept() {
     let stage = open().await;
@@ -356,7 +356,7 @@ async fn what_real_documents_hold_besides_is_ignored() {
     }
 }
 
-/// CI-07: a body without end is cut, whatever its head says.
+// CI-07: a body without end is cut, whatever its head says.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endless_document_is_cut() {
     let stage = open().await;
@@ -373,7 +373,7 @@ async fn an_endless_document_is_cut() {
     refused(&stage.ask(&stage.documents.url(PATH)).await, "larger than 5 KiB", "endless");
 }
 
-/// CI-11, AS-C7
+// CI-11, AS-C7
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_are_kept_as_long_as_they_say() {
     let stage = open().await;
@@ -406,7 +406,7 @@ async fn documents_are_kept_as_long_as_they_say() {
     }
 }
 
-/// CI-11, CI-12: a change counts for the next login; a running one keeps what it was shown.
+// CI-11, CI-12: a change counts for the next login; a running one keeps what it was shown.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_document_does_not_change_a_running_login() {
     let stage = open().await;
@@ -438,7 +438,7 @@ async fn a_changed_document_does_not_change_a_running_login() {
     refused(&ask(proxy, &id, "https://evil.test/cb").await, "cannot be verified", "gone");
 }
 
-/// CI-15
+// CI-15
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_logins_share_one_fetch() {
     let stage = open().await;
@@ -461,7 +461,7 @@ async fn concurrent_logins_share_one_fetch() {
     assert_eq!(stage.documents.count(PATH), 1);
 }
 
-/// CI-16
+// CI-16
 #[tokio::test(flavor = "multi_thread")]
 async fn bad_tls_is_an_error() {
     let wrong = Documents::named(&["other.example"]).await;
@@ -481,7 +481,7 @@ async fn bad_tls_is_an_error() {
     assert_eq!(wrong.count(PATH) + unknown.count(PATH), 0, "no request was sent");
 }
 
-/// CI-09: what cannot be reached is told as what it is.
+// CI-09: what cannot be reached is told as what it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_port_is_told() {
     let stage = open().await;
@@ -492,7 +492,7 @@ async fn a_closed_port_is_told() {
     assert!(answer.text().contains("could not be fetched"), "{}", answer.text());
 }
 
-/// AZ-08: as with registrations.
+// AZ-08: as with registrations.
 #[tokio::test(flavor = "multi_thread")]
 async fn private_use_schemes_follow_the_switch() {
     for (extra, status) in [("", 200), ("\nprivate_use_schemes: false", 400)] {
@@ -508,7 +508,7 @@ async fn private_use_schemes_follow_the_switch() {
     }
 }
 
-/// AS-K2: a shared client_id gets nobody through.
+// AS-K2: a shared client_id gets nobody through.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_well_known_client_is_asked_about_every_time() {
     let stage = open().await;
@@ -518,7 +518,7 @@ async fn a_well_known_client_is_asked_about_every_time() {
     assert!(browser.get(&url).await.expect(200).text().contains("<form"));
 }
 
-/// TK-24
+// TK-24
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_device_does_not_log_out_the_first() {
     let stage = open().await;

@@ -62,7 +62,7 @@ async fn redeem(proxy: &Proxy, code: &str, authorization: &[&str], more: &[(&str
     proxy.send(request.body(form(&pairs)).unwrap()).await
 }
 
-// CA-01
+// CA-01, CA-04
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_client_authenticates_in_its_own_way() {
     let proxy = Proxy::with(configured()).await;

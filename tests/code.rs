@@ -27,6 +27,7 @@ async fn attempt(proxy: &Proxy, client_id: &str, code: &str, changes: &[(&str, &
     proxy.post_form("/token", &pairs).await
 }
 
+// AZ-03, CD-04, CD-06
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_the_code_is_refused_and_costs_the_owner_nothing() {
     let proxy = Proxy::start().await;
@@ -56,6 +57,7 @@ async fn what_does_not_fit_the_code_is_refused_and_costs_the_owner_nothing() {
     attempt(&proxy, &client_id, &code, &[("resource", "https://p.test/mcp/")]).await.expect(200);
 }
 
+// AZ-02, CD-04
 #[tokio::test(flavor = "multi_thread")]
 async fn the_redirect_uri_may_be_missing_or_have_another_loopback_port() {
     let proxy = Proxy::start().await;
@@ -101,6 +103,7 @@ async fn parallel_guesses_are_counted_one_by_one() {
     attempt(&proxy, &client_id, &code, &[]).await.expect(400);
 }
 
+// CD-05
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_lives_for_a_minute() {
     let proxy = Proxy::start().await;
@@ -147,7 +150,7 @@ async fn another_client_cannot_kill_a_grant_by_replaying_its_code() {
     proxy.ping(&tokens.access).await.expect(200);
 }
 
-// CD-01
+// CD-01, CD-02
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_redeem_a_code_once() {
     let dir = TempDir::new();
@@ -172,6 +175,7 @@ async fn two_processes_redeem_a_code_once() {
     }
 }
 
+// CD-02
 #[tokio::test(flavor = "multi_thread")]
 async fn of_twenty_parallel_redemptions_at_most_one_succeeds_and_its_tokens_die() {
     let dir = TempDir::new();
@@ -191,7 +195,7 @@ async fn of_twenty_parallel_redemptions_at_most_one_succeeds_and_its_tokens_die(
     }
 }
 
-// ST-02
+// ST-02, TK-14
 #[tokio::test(flavor = "multi_thread")]
 async fn store_trouble_is_503_and_the_code_works_afterwards() {
     let dir = TempDir::new();

@@ -74,7 +74,7 @@ fn told(answer: &Answer, error: &str, case: &str) {
 
 // === The decision ===
 
-/// CO-01, CO-05, AS-K1, AS-K2, AS-K10: GitHub remembers, we do not.
+// CO-01, CO-04, CO-05, AS-K1, AS-K2, AS-K10: GitHub remembers, we do not.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_login_asks_even_in_a_browser_that_said_yes_before() {
     let proxy = Proxy::start().await;
@@ -88,7 +88,7 @@ async fn every_login_asks_even_in_a_browser_that_said_yes_before() {
     }
 }
 
-/// CO-06, AS-K4
+// CO-06, AS-K4
 #[tokio::test(flavor = "multi_thread")]
 async fn a_decision_that_did_not_come_from_our_page_is_no_decision() {
     let proxy = Proxy::start().await;
@@ -171,7 +171,7 @@ fn changed(text: &str) -> String {
     format!("{}{other}{}", &text[..at], &text[at + 1..])
 }
 
-/// CO-22
+// CO-22
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_decided_by_get() {
     let proxy = Proxy::start().await;
@@ -181,7 +181,7 @@ async fn nothing_is_decided_by_get() {
     assert_eq!(answer.header("allow"), "POST");
 }
 
-/// CO-20, AS-K9
+// CO-20, AS-K9
 #[tokio::test(flavor = "multi_thread")]
 async fn deny_tells_the_client_and_ends_the_flow() {
     let proxy = Proxy::start().await;
@@ -216,7 +216,7 @@ async fn deny_after_approve_stops_the_login() {
     assert_eq!(proxy.github.world().count(Endpoint::Exchange), 0);
 }
 
-/// CO-21: what the seal does not cover is not read.
+// CO-21: what the seal does not cover is not read.
 #[tokio::test(flavor = "multi_thread")]
 async fn further_form_fields_change_nothing() {
     let proxy = Proxy::start().await;
@@ -255,7 +255,7 @@ async fn a_page_is_good_for_ten_minutes() {
     refused(&browser.decide(&flow, "deny").await, 400, "too late");
 }
 
-/// CO-23, AS-K6
+// CO-23, AS-K6
 #[tokio::test(flavor = "multi_thread")]
 async fn cookies_are_bound_to_host_and_scripts_cannot_read_them() {
     let proxy = Proxy::start().await;
@@ -303,7 +303,7 @@ async fn on_localhost_cookies_work_without_https() {
     tokio::task::spawn_blocking(move || app.stop()).await.expect("stops");
 }
 
-/// CO-23: forty open tabs share two cookies, and every page of them works.
+// CO-23: forty open tabs share two cookies, and every page of them works.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_pending_logins_do_not_pile_up_cookies() {
     let proxy = Proxy::start().await;
@@ -319,7 +319,7 @@ async fn many_pending_logins_do_not_pile_up_cookies() {
     assert_eq!(browser.cookies[PUBLIC].len(), 2);
 }
 
-/// CO-14
+// CO-14
 #[tokio::test(flavor = "multi_thread")]
 async fn two_tabs_do_not_mix() {
     let proxy = Proxy::start().await;
@@ -354,7 +354,7 @@ async fn two_tabs_do_not_mix() {
     assert!(back.starts_with("http://127.0.0.1:2/two?error="), "{back}");
 }
 
-/// CO-14, the peaceful half.
+// CO-14, the peaceful half.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_tabs_finish_in_any_order() {
     let proxy = Proxy::start().await;
@@ -375,7 +375,7 @@ async fn two_tabs_finish_in_any_order() {
 
 // === The pages ===
 
-/// CO-15, CO-23, AS-A14, AS-K5: on every page there is.
+// CO-15, CO-23, AS-A14, AS-K5: on every page there is.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_is_guarded() {
     let proxy = Proxy::start().await;
@@ -450,7 +450,7 @@ async fn every_page_is_guarded() {
     }
 }
 
-/// CO-17, AZ-16, AS-R9
+// CO-17, AZ-16, AS-R9
 #[tokio::test(flavor = "multi_thread")]
 async fn hostile_names_are_only_text() {
     let proxy = Proxy::start().await;
@@ -490,7 +490,7 @@ fn body(html: &str) -> &str {
     html.split_once("</style>").expect("a style").1
 }
 
-/// CO-18, CI-13, AS-K3, AS-R10
+// CO-18, AZ-09, CI-13, AS-K3, AS-R10
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_says_who_asks_for_what_and_where_the_answer_goes() {
     let proxy = Proxy::with(Setup {
@@ -519,7 +519,7 @@ async fn the_page_says_who_asks_for_what_and_where_the_answer_goes() {
     assert!(idn.contains("xn--pp-7la.example"), "{idn}");
 }
 
-/// CO-16 without a browser: after the form no redirect leaves the page, and an app's own scheme needs a click.
+// CO-16 without a browser: after the form no redirect leaves the page, and an app's own scheme needs a click.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_hop_fits_the_redirect_uri() {
     let proxy = Proxy::start().await;
@@ -555,7 +555,7 @@ async fn the_last_hop_fits_the_redirect_uri() {
 
 // === The way back ===
 
-/// CO-02, CO-08
+// CO-02, CO-08, CO-09
 #[tokio::test(flavor = "multi_thread")]
 async fn a_callback_in_another_browser_is_refused() {
     let proxy = Proxy::start().await;
@@ -574,7 +574,7 @@ async fn a_callback_in_another_browser_is_refused() {
     attacker.get(&own).await.expect(303);
 }
 
-/// CO-11, AS-K7, AS-K8
+// CO-11, AS-K7, AS-K8
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_this_browser_did_not_approve_is_nothing() {
     let proxy = Proxy::start().await;
@@ -611,6 +611,7 @@ async fn a_state_that_this_browser_did_not_approve_is_nothing() {
     browser.get(&callback).await.expect(303);
 }
 
+// CO-11
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_at_github_may_take_ten_minutes_in_all() {
     let proxy = Proxy::start().await;
@@ -623,7 +624,7 @@ async fn a_login_at_github_may_take_ten_minutes_in_all() {
     assert_eq!(proxy.github.world().count(Endpoint::Exchange), 1);
 }
 
-/// CO-10
+// CO-10
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reloaded_callback_gets_a_friendly_page() {
     let proxy = Proxy::start().await;
@@ -638,7 +639,7 @@ async fn a_reloaded_callback_gets_a_friendly_page() {
     assert_eq!(proxy.github.world().count(Endpoint::Exchange), 1);
 }
 
-/// CO-10
+// CO-10
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_callbacks_at_once_are_one_exchange_and_one_code() {
     let counted = Counted::start(Setup::default()).await;
@@ -665,7 +666,7 @@ async fn ten_callbacks_at_once_are_one_exchange_and_one_code() {
     assert_eq!(counted.records(), 3, "a credential, a family, a mark");
 }
 
-/// CO-10 with two replicas: the reload that lands on the other one is friendly too.
+// CO-10 with two replicas: the reload that lands on the other one is friendly too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_on_another_replica_gets_the_same_page() {
     let counted = Counted::start(Setup::default()).await;
@@ -682,7 +683,7 @@ async fn a_reload_on_another_replica_gets_the_same_page() {
     tokio::task::spawn_blocking(move || replica.stop()).await.expect("stops");
 }
 
-/// CO-12
+// CO-12
 #[tokio::test(flavor = "multi_thread")]
 async fn iss_of_github_must_be_right_when_it_is_there() {
     let proxy = Proxy::start().await;
@@ -713,7 +714,7 @@ async fn iss_of_github_must_be_right_when_it_is_there() {
     }
 }
 
-/// CO-13, GH-2, GH-12
+// CO-13
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_of_github_reach_the_client_in_our_words() {
     let proxy = Proxy::start().await;
@@ -752,7 +753,7 @@ async fn errors_of_github_reach_the_client_in_our_words() {
     told(&browser.get(&callback).await, "access_denied", "at GitHub");
 }
 
-/// GH-01, GH-02, GH-03, GH-3, GH-4
+// GH-01, GH-02, GH-03
 #[tokio::test(flavor = "multi_thread")]
 async fn when_github_fails_the_client_hears_and_nothing_is_stored() {
     let counted = Counted::start(Setup::default()).await;
@@ -833,7 +834,7 @@ async fn when_github_fails_the_client_hears_and_nothing_is_stored() {
     assert!(param(&proxy.browser().approve(&url).await, "code").is_some());
 }
 
-/// GH-01: an answer that never comes costs bounded time.
+// GH-01: an answer that never comes costs bounded time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_github_is_given_up() {
     let tuning = Tuning { github_timeout: Duration::from_millis(200), ..Setup::default().tuning };
@@ -847,7 +848,7 @@ async fn a_silent_github_is_given_up() {
     }
 }
 
-/// GH-04: a fresh token is refused for a moment; three refusals in a row are meant.
+// GH-04: a fresh token is refused for a moment; three refusals in a row are meant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_token_is_tried_again() {
     let proxy = Proxy::start().await;
@@ -863,7 +864,7 @@ async fn a_fresh_token_is_tried_again() {
     }
 }
 
-/// CO-24
+// CO-24
 #[tokio::test(flavor = "multi_thread")]
 async fn a_person_who_may_not_come_in_leaves_no_trace() {
     let counted =
@@ -908,7 +909,6 @@ async fn a_stranger_makes_us_store_nothing() {
     assert_eq!(counted.records(), 0);
 }
 
-/// GH-13
 #[tokio::test(flavor = "multi_thread")]
 async fn two_people_at_one_client_are_two_people() {
     let proxy = Proxy::start().await;

@@ -69,7 +69,7 @@ async fn the_server_document_is_the_same_in_every_spelling() {
     }
 }
 
-/// GT-28
+// GT-28
 #[tokio::test(flavor = "multi_thread")]
 async fn every_resource_has_its_own_document_and_the_root_means_the_first() {
     let proxy = two().await;
@@ -89,7 +89,7 @@ async fn every_resource_has_its_own_document_and_the_root_means_the_first() {
     }
 }
 
-/// GT-28, and clients that abort discovery on anything but a 4xx.
+// GT-28, and clients that abort discovery on anything but a 4xx.
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_well_known_paths_are_a_json_404_without_echo() {
     let proxy = two().await;
@@ -117,7 +117,7 @@ async fn unknown_well_known_paths_are_a_json_404_without_echo() {
     }
 }
 
-/// AS-D11, GT-22
+// AS-D11, GT-22
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_of_any_origin_may_read_metadata() {
     let proxy = two().await;
@@ -139,7 +139,7 @@ async fn pages_of_any_origin_may_read_metadata() {
     }
 }
 
-/// AS-D12, AS-D13, GT-14, GT-19
+// AS-D12, AS-D13, GT-14, GT-19
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_a_request_says_changes_a_document() {
     let proxy = two().await;
@@ -163,7 +163,7 @@ async fn nothing_a_request_says_changes_a_document() {
     }
 }
 
-/// GT-19: a foreign Host is refused, and a name of this machine does not get into the document.
+// GT-19: a foreign Host is refused, and a name of this machine does not get into the document.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_host_header_is_ours_or_refused() {
     let proxy = two().await;
@@ -209,7 +209,7 @@ async fn other_methods_are_refused_with_allow() {
     }
 }
 
-/// AS-D6, AS-D10: what is advertised is on the public URL and answers.
+// AS-D6, AS-D10: what is advertised is on the public URL and answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_advertised_endpoint_answers() {
     let proxy = two().await;
@@ -229,6 +229,7 @@ async fn every_advertised_endpoint_answers() {
     }
 }
 
+// DR-09, AS-D8, AS-D9
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_switched_off_is_not_advertised() {
     let plain = with("").await;

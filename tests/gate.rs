@@ -204,6 +204,7 @@ async fn a_token_is_good_at_its_own_resource_only() {
     proxy.send(proxy.call("/u2", &two.access).body(Bytes::new()).unwrap()).await.expect(200);
 }
 
+// TK-20
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_token_is_refused() {
     let proxy = Proxy::start().await;

@@ -41,7 +41,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(20), future).await.expect("it happens soon")
 }
 
-// GH-11, AS-F9
+// GH-11, GH-16, AS-F9
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_parallel_calls_on_two_replicas_refresh_once() {
     let dir = TempDir::new();
@@ -72,7 +72,7 @@ async fn fifty_parallel_calls_on_two_replicas_refresh_once() {
     assert!(proxy.mcp.heard().iter().skip(1).all(|heard| heard.header("x-github-token") == new));
 }
 
-// GH-11
+// GH-12
 #[tokio::test(flavor = "multi_thread")]
 async fn the_new_pair_is_stored_before_it_is_used_and_refreshes_again() {
     let dir = TempDir::new();
@@ -90,7 +90,7 @@ async fn the_new_pair_is_stored_before_it_is_used_and_refreshes_again() {
     }
 }
 
-// GH-11
+// GH-13
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_leaves_during_a_refresh_does_not_lose_it() {
     let dir = TempDir::new();
@@ -268,7 +268,7 @@ async fn odd_answers_to_a_refresh_are_understood() {
     }
 }
 
-// GH-06, GH-10
+// GH-06
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_at_github_is_noticed_within_a_quarter_of_an_hour() {
     let proxy = Proxy::start().await;
@@ -342,7 +342,7 @@ async fn a_spurious_401_of_the_upstream_ends_nothing_and_a_true_one_does() {
     .await;
 }
 
-// GH-9
+// GH-09
 #[tokio::test(flavor = "multi_thread")]
 async fn eleven_logins_of_one_person_all_go_on_working() {
     let proxy = Proxy::start().await;
@@ -358,7 +358,6 @@ async fn eleven_logins_of_one_person_all_go_on_working() {
     }
 }
 
-// GH-13
 #[tokio::test(flavor = "multi_thread")]
 async fn two_people_never_share_a_token() {
     let proxy = Proxy::start().await;
@@ -408,7 +407,7 @@ async fn a_redirect_of_the_api_takes_the_token_nowhere() {
     assert!(elsewhere.heard().is_empty());
 }
 
-/// GH-11: everyone who waited hears what came of the one call.
+// GH-11: everyone who waited hears what came of the one call.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_github_that_is_down_is_asked_once_by_all_who_wait() {
     let dir = TempDir::new();

@@ -186,7 +186,7 @@ async fn the_github_token_goes_only_where_it_is_configured() {
     assert!(!heard.contains(&live) && !heard.contains("token"), "{heard}");
 }
 
-// PX-S7, GT-09, GT-25, GT-26
+// PX-S7, GT-09, GT-23, GT-25, GT-26
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_cannot_speak_for_our_origin() {
     let proxy = Proxy::start().await;

@@ -51,6 +51,7 @@ async fn every_use_rotates_and_the_answer_is_complete() {
     proxy.ping(&third.access).await.expect(200);
 }
 
+// TK-08
 #[tokio::test(flavor = "multi_thread")]
 async fn within_the_grace_window_every_presenter_gets_the_same_successor() {
     let proxy = Proxy::start().await;
@@ -68,6 +69,7 @@ async fn within_the_grace_window_every_presenter_gets_the_same_successor() {
     next(&proxy, &again).await;
 }
 
+// TK-07
 #[tokio::test(flavor = "multi_thread")]
 async fn seven_parallel_refreshes_get_the_same_pair() {
     let dir = TempDir::new();
@@ -83,7 +85,7 @@ async fn seven_parallel_refreshes_get_the_same_pair() {
     }
 }
 
-// TK-06
+// TK-06, TK-10
 #[tokio::test(flavor = "multi_thread")]
 async fn late_reuse_revokes_the_family() {
     let dir = TempDir::new();
@@ -220,7 +222,7 @@ async fn expires_in_is_kept_to_the_second() {
     next(&proxy, &tokens).await;
 }
 
-// AS-F8
+// TK-06, TK-07, AS-F8
 #[tokio::test(flavor = "multi_thread")]
 async fn two_processes_on_one_file_rotate_as_one() {
     let dir = TempDir::new();
@@ -243,6 +245,7 @@ async fn two_processes_on_one_file_rotate_as_one() {
     proxy.ping_at(replica.address(), &third.access).await.expect(401);
 }
 
+// TK-09
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_between_rotation_and_replay_changes_nothing() {
     let dir = TempDir::new();
@@ -324,7 +327,7 @@ async fn a_github_outage_is_forgiven_for_an_hour_and_then_503() {
     }
 }
 
-// ST-02
+// ST-02, ST-08, TK-14
 #[tokio::test(flavor = "multi_thread")]
 async fn store_trouble_is_503_and_neither_logs_out_nor_lets_in() {
     let dir = TempDir::new();

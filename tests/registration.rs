@@ -22,6 +22,7 @@ fn uris(answer: &Value) -> Vec<&str> {
     answer["redirect_uris"].as_array().expect("a list").iter().filter_map(Value::as_str).collect()
 }
 
+// DR-09
 #[tokio::test(flavor = "multi_thread")]
 async fn the_answer_says_what_was_registered() {
     let proxy = Proxy::start().await;
@@ -71,7 +72,7 @@ async fn the_smallest_registration_is_a_list_of_uris() {
     }
 }
 
-/// AS-R2, AS-T8, AS-T9: each method works as it was answered, and only so.
+// AS-R2, AS-T8, AS-T9: each method works as it was answered, and only so.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_auth_method_works_as_answered() {
     let proxy = Proxy::start().await;
@@ -135,7 +136,7 @@ async fn secrets_belong_to_their_client() {
     assert_eq!(answer.error(), "invalid_client");
 }
 
-/// DR-04, AZ-07, AZ-08, AZ-10, AS-R4
+// DR-04, AZ-07, AZ-08, AZ-10, AS-R4
 #[tokio::test(flavor = "multi_thread")]
 async fn redirect_uris_that_could_hurt_are_refused() {
     let proxy = Proxy::start().await;
@@ -237,7 +238,7 @@ async fn redirect_uris_of_real_clients_are_taken_byte_for_byte() {
     }
 }
 
-/// DR-04: the bad ones are dropped, and the echo shows it.
+// DR-04: the bad ones are dropped, and the echo shows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_several_uris_the_good_ones_stay() {
     let proxy = Proxy::start().await;
@@ -259,6 +260,7 @@ fn path(url: &str) -> String {
     url.strip_prefix(support::proxy::PUBLIC).expect("ours").to_owned()
 }
 
+// DR-04
 #[tokio::test(flavor = "multi_thread")]
 async fn there_are_limits_on_number_and_length() {
     let proxy = Proxy::start().await;
@@ -278,7 +280,7 @@ async fn there_are_limits_on_number_and_length() {
     assert!(uris(&answer).contains(&"http://localhost/cb"), "{:?}", uris(&answer).len());
 }
 
-/// AS-R3
+// DR-04, AS-R3
 #[tokio::test(flavor = "multi_thread")]
 async fn no_redirect_uris_is_an_error_of_its_own() {
     let proxy = Proxy::start().await;
@@ -288,6 +290,7 @@ async fn no_redirect_uris_is_an_error_of_its_own() {
     }
 }
 
+// AZ-08
 #[tokio::test(flavor = "multi_thread")]
 async fn private_use_schemes_can_be_switched_off() {
     let proxy = with("private_use_schemes: false").await;
@@ -336,7 +339,7 @@ async fn perplexity_gets_the_secret_it_cannot_do_without() {
     }
 }
 
-/// DR-06
+// DR-06
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_cannot_choose_what_is_ours_to_choose() {
     let proxy = Proxy::start().await;
@@ -360,7 +363,7 @@ async fn a_client_cannot_choose_what_is_ours_to_choose() {
     proxy.get(&path(&proxy.authorize_url(&victim, "https://evil.test/cb", &[]))).await.expect(400);
 }
 
-/// DR-07
+// DR-07
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_promised_is_refused_or_left_out() {
     let proxy = Proxy::start().await;
@@ -400,7 +403,7 @@ async fn what_cannot_be_promised_is_refused_or_left_out() {
     }
 }
 
-/// DR-03, AS-R6
+// DR-03, AS-R6
 #[tokio::test(flavor = "multi_thread")]
 async fn broken_metadata_is_a_json_error() {
     let proxy = Proxy::start().await;
@@ -450,7 +453,7 @@ async fn an_array_is_not_an_object() {
     assert_eq!(answer.error(), "invalid_client_metadata");
 }
 
-/// DR-03: a page of another origin can send these without a preflight.
+// DR-03: a page of another origin can send these without a preflight.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_json_is_read_as_json() {
     let proxy = Proxy::start().await;
@@ -466,7 +469,7 @@ async fn only_json_is_read_as_json() {
     }
 }
 
-/// DR-03, AS-R8
+// DR-03, AS-R8
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_over_64_kib_is_refused() {
     let proxy = Proxy::start().await;
@@ -481,7 +484,7 @@ async fn a_body_over_64_kib_is_refused() {
     raw(&proxy, "application/json", padded(2 << 20)).await.expect(413);
 }
 
-/// DR-09
+// DR-09
 #[tokio::test(flavor = "multi_thread")]
 async fn with_registration_off_nobody_registers_and_no_registration_starts_a_login() {
     let keys = format!("keys: [{}]", key(7));
@@ -494,7 +497,7 @@ async fn with_registration_off_nobody_registers_and_no_registration_starts_a_log
     proxy.get(&path(&proxy.authorize_url(&id, CALLBACK, &[]))).await.expect(400);
 }
 
-/// AS-R11
+// AS-R11
 #[tokio::test(flavor = "multi_thread")]
 async fn registrations_survive_a_restart() {
     let dir = TempDir::new();
@@ -510,7 +513,7 @@ async fn registrations_survive_a_restart() {
     redeem(&proxy, id, secret, &code, "post").await.expect(200);
 }
 
-/// SE-10: rotation goes unnoticed, a dropped key ends what it wrote.
+// SE-10: rotation goes unnoticed, a dropped key ends what it wrote.
 #[tokio::test(flavor = "multi_thread")]
 async fn key_rotation_keeps_clients_and_a_dropped_key_drops_them() {
     let metadata = json!({"redirect_uris": [CALLBACK], "token_endpoint_auth_method": "client_secret_post"});
@@ -591,7 +594,7 @@ async fn a_forged_or_changed_id_is_unknown() {
     }
 }
 
-/// CO-17, SE-03
+// CO-17, SE-03
 #[tokio::test(flavor = "multi_thread")]
 async fn names_are_made_fit_to_be_shown() {
     let proxy = Proxy::start().await;

@@ -66,7 +66,7 @@ async fn unknown_tokens_are_answered_like_revoked_ones() {
     proxy.redeem(&client_id, &code).await.expect(200);
 }
 
-// TK-13, AS-V3
+// TK-13, CA-03, AS-V3
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_cannot_revoke_anothers_tokens() {
     let proxy = Proxy::start().await;
@@ -161,7 +161,7 @@ async fn a_revocation_here_is_obeyed_at_once_here_and_within_a_second_there() {
     proxy.ping_at(replica.address(), &tokens.access).await.expect(401);
 }
 
-// ST-02
+// ST-02, TK-14
 #[tokio::test(flavor = "multi_thread")]
 async fn store_trouble_is_503_so_that_the_client_tries_again() {
     let dir = TempDir::new();

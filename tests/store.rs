@@ -164,7 +164,7 @@ async fn kill_9_loses_nothing_that_was_acknowledged() {
     }
 }
 
-// TK-02
+// SE-09
 #[tokio::test(flavor = "multi_thread")]
 async fn a_credential_that_was_moved_to_another_row_is_refused() {
     let dir = TempDir::new();
@@ -219,7 +219,7 @@ async fn the_files_of_the_store_hold_no_token_in_any_form() {
     }
 }
 
-/// SE-10: with another key every login in the database would be dead, so none is made.
+// SE-10: with another key every login in the database would be dead, so none is made.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_without_its_key_is_refused() {
     let dir = TempDir::new();
