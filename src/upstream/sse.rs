@@ -147,16 +147,19 @@ impl Tail {
     }
 }
 
-/// Waits for the first event; if that is `endpoint`, its URI becomes ours.
+/// Waits for the first event; if that is `endpoint`, its URI becomes ours. Every other byte passes as it came,
+/// however the stream is cut into frames.
 struct Rewriter {
     endpoints: Endpoints,
     held: BytesMut,
+    /// Whether the next byte is the stream's first: only there a byte order mark is none of the text.
+    at_start: bool,
     done: bool,
 }
 
 impl Rewriter {
     fn new(endpoints: Endpoints) -> Self {
-        Rewriter { endpoints, held: BytesMut::new(), done: false }
+        Rewriter { endpoints, held: BytesMut::new(), at_start: true, done: false }
     }
 
     fn is_done(&self) -> bool {
@@ -174,86 +177,109 @@ impl Rewriter {
     fn pass(&mut self, data: Bytes) -> Result<Bytes, Cut> {
         self.held.extend_from_slice(&data);
         let mut out = BytesMut::new();
-        while let Some(end) = event_end(&self.held) {
-            let event = self.held.split_to(end);
-            match Event::read(&event) {
-                Event::Comment => out.extend_from_slice(&event),
-                Event::Other => {
-                    out.extend_from_slice(&event);
-                    self.done = true;
+        while !self.done {
+            // Empty lines before a block mean nothing, and may be the second half of the line end before.
+            let empty = self.held.iter().take_while(|byte| is_line_end(**byte)).count();
+            self.at_start &= empty == 0;
+            out.extend_from_slice(&self.held.split_to(empty));
+            match block_end(&self.held) {
+                Some((text, end)) if text <= MAX_HELD => {
+                    let block = self.held.split_to(end);
+                    self.block(&block, &mut out)?;
                 }
-                Event::Endpoint(uri) => {
-                    let ours = self.endpoints.rewrite(&uri).ok_or(Cut::ForeignEndpoint)?;
-                    out.extend_from_slice(format!("event: endpoint\ndata: {ours}\n\n").as_bytes());
-                    self.done = true;
-                }
-            }
-            if self.done {
-                break;
+                None if self.held.len() <= MAX_HELD => break,
+                // An endpoint is short: what grows longer than this is another kind of event.
+                _ => self.done = true,
             }
         }
-        // An endpoint is short: what grows longer than this is another kind of event.
-        self.done |= self.held.len() > MAX_HELD;
         if self.done {
             out.extend_from_slice(&self.held.split());
         }
         Ok(out.freeze())
     }
-}
 
-enum Event {
-    /// Nothing but comments or `retry`.
-    Comment,
-    Endpoint(String),
-    Other,
-}
-
-impl Event {
-    fn read(event: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(event);
-        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        let (mut name, mut data) = (None, None);
-        for line in text.split(['\n', '\r']) {
-            let (field, value) = line.split_once(':').unwrap_or((line, ""));
-            let value = value.strip_prefix(' ').unwrap_or(value);
-            match field {
-                "event" => name = Some(value),
-                "data" => data = Some(value),
-                _ => {}
+    /// The lines up to an empty one: an event, or nothing but comments and settings.
+    fn block(&mut self, block: &[u8], out: &mut BytesMut) -> Result<(), Cut> {
+        let marked = std::mem::take(&mut self.at_start) && block.starts_with(MARK);
+        let (mark, text) = block.split_at(if marked { MARK.len() } else { 0 });
+        let name = lines(text).filter(|line| line.field == b"event").last().map(|line| line.value);
+        let uri: Vec<&[u8]> =
+            lines(text).filter(|line| line.field == b"data").map(|line| line.value).collect();
+        // Without data nothing reaches the client, whatever the name: the first event is still to come.
+        self.done = !uri.is_empty();
+        if uri.is_empty() || name != Some(b"endpoint") {
+            out.extend_from_slice(block);
+            return Ok(());
+        }
+        let uri = uri.join(&b'\n');
+        let ours = self.endpoints.rewrite(&String::from_utf8_lossy(&uri)).ok_or(Cut::ForeignEndpoint)?;
+        let mut ours = Some(ours);
+        out.extend_from_slice(mark);
+        for line in lines(text) {
+            if line.field != b"data" {
+                out.extend_from_slice(line.before);
+                out.extend_from_slice(line.value);
+                out.extend_from_slice(line.end);
+            } else if let Some(ours) = ours.take() {
+                // A field without a colon has no value that could be replaced.
+                let before = if line.before == b"data" { b"data: " } else { line.before };
+                out.extend_from_slice(before);
+                out.extend_from_slice(ours.as_bytes());
+                out.extend_from_slice(line.end);
             }
         }
-        match (name, data) {
-            (Some("endpoint"), Some(uri)) => Event::Endpoint(uri.to_owned()),
-            (None, None) => Event::Comment,
-            _ => Event::Other,
-        }
+        Ok(())
     }
 }
 
-/// Just behind the first empty line.
-fn event_end(data: &[u8]) -> Option<usize> {
-    let mut line_start = 0;
-    let mut at = 0;
-    while at < data.len() {
-        let width = match data[at] {
-            b'\n' => 1,
-            b'\r' if data.get(at + 1) == Some(&b'\n') => 2,
-            b'\r' => 1,
-            _ => {
-                at += 1;
-                continue;
-            }
+/// One line of an event stream; `before`, `value` and `end` together are its bytes.
+struct Line<'a> {
+    field: &'a [u8],
+    before: &'a [u8],
+    value: &'a [u8],
+    end: &'a [u8],
+}
+
+/// The lines of whole lines.
+fn lines(mut rest: &[u8]) -> impl Iterator<Item = Line<'_>> {
+    std::iter::from_fn(move || {
+        let length = rest.iter().position(|byte| is_line_end(*byte))?;
+        let (text, after) = rest.split_at(length);
+        let (end, after) = after.split_at(line_end(after));
+        rest = after;
+        let colon = text.iter().position(|byte| *byte == b':').unwrap_or(text.len());
+        let value = match &text[colon..] {
+            [b':', b' ', value @ ..] | [b':', value @ ..] | value => value,
         };
-        if at == line_start && at > 0 {
-            return Some(at + width);
+        Some(Line { field: &text[..colon], before: &text[..text.len() - value.len()], value, end })
+    })
+}
+
+/// How long the block is that the data begins with, up to its empty line and with it.
+fn block_end(data: &[u8]) -> Option<(usize, usize)> {
+    let mut at = 0;
+    loop {
+        let next = at + data.get(at..)?.iter().position(|byte| is_line_end(*byte))?;
+        let end = next + line_end(&data[next..]);
+        if next == at {
+            return Some((next, end));
         }
-        at += width;
-        line_start = at;
+        at = end;
     }
-    None
+}
+
+fn is_line_end(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
+}
+
+/// The bytes of the line end that the data begins with; a CR that is the last byte so far counts as one.
+fn line_end(data: &[u8]) -> usize {
+    if data.starts_with(b"\r\n") { 2 } else { 1 }
 }
 
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
+/// U+FEFF in UTF-8.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 const MAX_HELD: usize = 16 << 10;
 
 #[cfg(test)]
