@@ -198,7 +198,7 @@ fn compose(
 ) -> Result<Server, StartError> {
     let families = Families::new(records.clone(), clock.clone(), config.lifetimes);
     let people = People::new(records.clone(), clock.clone(), config.lifetimes.refresh_max);
-    let github = Arc::new(github(&config, tuning)?);
+    let github = Arc::new(github(&config, clock, tuning)?);
     let admission = Arc::new(Admission::new(allow_list(&config.allow), github.clone(), people.clone()));
     let kept = (people.clone(), families.clone());
     let judging = (admission.clone(), side.clone());
@@ -248,8 +248,8 @@ fn compose(
     })
 }
 
-fn github(config: &Config, tuning: &Tuning) -> Result<GitHub, reqwest::Error> {
-    GitHub::new(crate::github::Settings {
+fn github(config: &Config, clock: &Clock, tuning: &Tuning) -> Result<GitHub, reqwest::Error> {
+    let settings = crate::github::Settings {
         client_id: config.github.client_id.clone(),
         client_secret: config.github.client_secret.clone(),
         base_url: config.github.base_url.clone(),
@@ -257,7 +257,8 @@ fn github(config: &Config, tuning: &Tuning) -> Result<GitHub, reqwest::Error> {
         callback_url: config.issuer.url(CALLBACK_PATH),
         fresh_token_retries: tuning.fresh_token_retries.clone(),
         timeout: tuning.github_timeout,
-    })
+    };
+    GitHub::new(settings, clock.clone())
 }
 
 fn allow_list(allow: &Allow) -> AllowList {

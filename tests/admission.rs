@@ -336,3 +336,181 @@ async fn a_403_of_a_firewall_is_no_verdict() {
     proxy.github.world().heal();
     proxy.ping(&next.access).await.expect(200);
 }
+
+fn single_sign_on(status: u16, header: &str, body: &str) -> Fault {
+    let headers = vec![("x-github-sso".to_owned(), header.to_owned())];
+    Fault::Answer { status, headers, body: body.to_owned() }
+}
+
+// GH-08: a person without a session at their organisation's single sign-on is told to get one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_single_sign_on_is_explained() {
+    for (allow, direct, list) in [
+        ("{orgs: [acme]}", Endpoint::OrgMembership, Endpoint::Orgs),
+        ("{teams: [acme/core]}", Endpoint::TeamMembership, Endpoint::Teams),
+    ] {
+        let proxy = allowing(allow).await;
+        let required = "required; url=https://github.com/orgs/acme/sso?authorization_request=AAA";
+        let partial = "partial-results; organizations=21955855,20582480";
+        let hidden = single_sign_on(403, required, r#"{"message":"Resource protected by SAML"}"#);
+        for (asked, faults) in [
+            ("directly", vec![(direct, hidden.clone())]),
+            ("in the list", vec![(direct, Fault::Status(404)), (list, hidden.clone())]),
+            (
+                "beside the list",
+                vec![(direct, Fault::Status(403)), (list, single_sign_on(200, partial, "[]"))],
+            ),
+        ] {
+            for (endpoint, fault) in faults {
+                proxy.github.world().fail(endpoint, fault);
+            }
+            let answer = knock(&proxy).await;
+            let location = answer.header("location").to_owned();
+            assert_eq!(param(&location, "error").as_deref(), Some("access_denied"), "{allow} {asked}");
+            let text = param(&location, "error_description").expect("words");
+            assert!(text.contains("single sign-on") && !text.contains("acme"), "{allow} {asked}: {text}");
+            assert!(proxy.github.world().live_tokens("octocat").is_empty(), "{allow} {asked}: revoked");
+            proxy.github.world().heal();
+        }
+        // Whoever is in the list all the same is a member.
+        proxy.github.world().edit_user("octocat", |user| {
+            *user = user.clone().in_org("acme", State::Active).in_team("acme", "core", State::Active);
+        });
+        proxy.github.world().fail(direct, hidden);
+        assert_eq!(verdict(&proxy).await, "in", "{allow}");
+    }
+}
+
+// GH-17: what is missing is said, and nothing is begun that the upstream would fail at.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_grants_less_than_is_needed_is_told_so() {
+    let resources = r#"[{path: /mcp, upstream: "MCP/mcp", github_scopes: [repo, read:org, user:email]}]"#;
+    for (granted, missing) in [
+        (Some("repo read:org"), Some("user:email")),
+        (Some("public_repo user admin:org"), Some("repo")),
+        (Some("gist"), None),
+        (Some("repo admin:org user"), None),
+        (None, None),
+    ] {
+        let proxy = Proxy::with(Setup { resources, ..Setup::default() }).await;
+        proxy.github.world().grant_at_most(granted);
+        let answer = knock(&proxy).await;
+        let location = answer.header("location").to_owned();
+        match missing {
+            Some(missing) => {
+                assert_eq!(param(&location, "error").as_deref(), Some("access_denied"), "{granted:?}");
+                let text = param(&location, "error_description").expect("words");
+                assert!(text.ends_with(&format!("missing: {missing}")), "{granted:?}: {text}");
+                assert!(proxy.github.world().live_tokens("octocat").is_empty(), "{granted:?}: revoked");
+            }
+            None => assert!(param(&location, "code").is_some(), "{granted:?}: {location}"),
+        }
+    }
+}
+
+/// Calls `/mcp` until it is answered like this; a second passes between two calls.
+async fn until(proxy: &Proxy, tokens: &Tokens, status: u16) {
+    for _ in 0..1_000 {
+        if proxy.ping(&tokens.access).await.status == status {
+            return;
+        }
+        proxy.forward(Duration::from_secs(1));
+    }
+    panic!("never {status}");
+}
+
+// GH-17: scopes that are taken back end the login within the quarter of an hour; a new one asks for them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn scopes_that_are_taken_back_end_the_login() {
+    let resources = r#"[{path: /mcp, upstream: "MCP/mcp", github_scopes: [repo, read:user]}]"#;
+    let proxy = Proxy::with(Setup { resources, ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    for kept in ["repo user gist", "repo read:user"] {
+        proxy.github.world().edit_scopes("octocat", kept);
+        proxy.github.world().clear_calls();
+        proxy.forward(Duration::from_secs(15 * 60));
+        proxy.ping(&tokens.access).await.expect(200);
+        proxy.github.called(Endpoint::CheckToken, 1).await;
+        for _ in 0..5 {
+            proxy.forward(Duration::from_secs(1));
+            proxy.ping(&tokens.access).await.expect(200);
+        }
+    }
+    proxy.github.world().edit_scopes("octocat", "read:user");
+    proxy.forward(Duration::from_secs(15 * 60));
+    until(&proxy, &tokens, 401).await;
+    assert_eq!(proxy.refresh(&tokens.client_id, &tokens.refresh).await.expect(400).error(), "invalid_grant");
+    let again = proxy.login().await;
+    proxy.ping(&again.access).await.expect(200);
+}
+
+// GH-07: the single sign-on session ends while the login is in use.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_signed_off_from_the_organisation_is_out_within_a_quarter_of_an_hour() {
+    let proxy = allowing("{orgs: [acme]}").await;
+    proxy.github.world().edit_user("octocat", |user| *user = user.clone().in_org("acme", State::Active));
+    let tokens = proxy.login().await;
+    for endpoint in [Endpoint::OrgMembership, Endpoint::Orgs] {
+        proxy.github.world().fail(endpoint, single_sign_on(403, "required; url=https://github.com/x", "{}"));
+    }
+    proxy.forward(Duration::from_secs(15 * 60));
+    until(&proxy, &tokens, 401).await;
+}
+
+// A person is renamed while their login is in use: same person, new name, for the upstream too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_person_goes_on_under_the_new_name() {
+    let resources = r#"[{path: /mcp, upstream: "MCP/mcp",
+        inject: {X-Login: "{github_login}", X-Id: "{github_id}", X-GitHub-Token: "{github_token}"}}]"#;
+    for allow in ["anyone", "{users: [octocat]}", "{users: [583231]}", "{teams: [acme/core]}"] {
+        let proxy = Proxy::with(Setup { allow, resources, ..Setup::default() }).await;
+        proxy.github.world().edit_user("octocat", |user| {
+            *user = user.clone().in_org("acme", State::Active).in_team("acme", "core", State::Active);
+        });
+        let tokens = proxy.login().await;
+        proxy.ping(&tokens.access).await.expect(200);
+        assert_eq!(proxy.mcp.last().header("x-login"), "octocat");
+        proxy.github.world().edit_user("octocat", |user| user.login = "monalisa".into());
+        // Somebody else takes the old name at once, and works here too if they may.
+        let taker =
+            User::new(666, "octocat").in_org("acme", State::Active).in_team("acme", "core", State::Active);
+        proxy.github.world().add_user(taker);
+        proxy.forward(Duration::from_secs(15 * 60));
+        for _ in 0..1_000 {
+            proxy.ping(&tokens.access).await.expect(200);
+            if proxy.mcp.last().header("x-login") == "monalisa" {
+                break;
+            }
+            proxy.forward(Duration::from_secs(1));
+        }
+        assert_eq!(proxy.mcp.last().header("x-login"), "monalisa", "{allow}");
+        assert_eq!(proxy.mcp.last().header("x-id"), "583231");
+        let next = proxy.refresh(&tokens.client_id, &tokens.refresh).await.expect(200).json();
+        let next = Tokens::read(tokens.client_id.clone(), next);
+        proxy.github.world().sign_in("octocat");
+        let expected = if allow.contains("users") { "access_denied" } else { "in" };
+        assert_eq!(verdict(&proxy).await, expected, "{allow}: the old name is nobody's ticket");
+        proxy.ping(&next.access).await.expect(200);
+        assert_eq!(proxy.mcp.last().header("x-id"), "583231", "{allow}");
+        let token = proxy.mcp.last().header("x-github-token").to_owned();
+        assert!(proxy.github.world().live_tokens("monalisa").contains(&token), "{allow}");
+    }
+}
+
+// TK-12: the operator takes somebody off the list.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_taken_off_the_list_does_not_refresh_and_is_out_within_a_quarter_of_an_hour() {
+    let dir = TempDir::new();
+    let mut proxy = Proxy::with(Setup { allow: "{users: [octocat, hubot]}", ..Setup::on(&dir) }).await;
+    let (one, two) = (proxy.login().await, proxy.login().await);
+    proxy.ping(&one.access).await.expect(200);
+    proxy.reconfigure(|yaml| yaml.replace("users: [octocat, hubot]", "users: [hubot]")).await;
+    proxy.forward(Duration::from_secs(15 * 60));
+    until(&proxy, &two, 401).await;
+    let answer = proxy.refresh(&one.client_id, &one.refresh).await.expect(400);
+    assert_eq!(answer.error(), "invalid_grant");
+    assert!(
+        proxy.github.world().live_tokens("octocat").is_empty(),
+        "revoked at GitHub, those of both logins"
+    );
+}

@@ -11,11 +11,11 @@ use http::{Method, header};
 use mcp_auth_proxy::app::{App, Tuning};
 use mcp_auth_proxy::clock::ManualClock;
 use serde_json::json;
-use support::TempDir;
 use support::browser::{Browser, flow, onward};
 use support::github::{Approval, Endpoint, Fault, User};
 use support::http::{Answer, form};
-use support::proxy::{CALLBACK, PUBLIC, Proxy, Setup, param};
+use support::proxy::{CALLBACK, PUBLIC, Proxy, Setup, VERIFIER, param};
+use support::{TempDir, raw};
 
 const APP: &str = "https://app.example/cb";
 const CURSOR: &str = "cursor://anysphere.cursor-mcp/oauth/callback";
@@ -81,11 +81,21 @@ async fn every_login_asks_even_in_a_browser_that_said_yes_before() {
     let mut browser = proxy.browser();
     let first = url(&proxy).await;
     assert!(param(&browser.approve(&first).await, "code").is_some());
-    for again in [first, url(&proxy).await] {
-        let page = browser.get(&again).await.expect(200);
+    let id = proxy.register(&["https://evil.test/cb"]).await;
+    let evil = |more: &[(&str, &str)]| proxy.authorize_url(&id, "https://evil.test/cb", more);
+    let wider = evil(&[("scope", "mcp offline_access")]);
+    let second = url(&proxy).await;
+    for again in [&first, &second, &evil(&[]), &evil(&[("resource", "https://p.test/mcp")]), &wider] {
+        let page = browser.get(again).await.expect(200);
         assert!(page.text().contains("decision"), "a form, not GitHub: {}", page.text());
+        assert_eq!(page.text().contains("evil.test"), again.contains("evil.test"), "{}", page.text());
         assert_eq!(page.header("location"), "");
     }
+    // Another person in the same browser.
+    proxy.github.world().add_user(User::new(7, "hubot"));
+    proxy.github.world().sign_in("hubot");
+    assert!(browser.get(&first).await.expect(200).text().contains("decision"));
+    assert_eq!(proxy.github.world().count(Endpoint::Authorize), 1, "GitHub was asked at the click alone");
 }
 
 // CO-06, AS-K4
@@ -468,7 +478,7 @@ async fn hostile_names_are_only_text() {
         let html = page.text();
         assert!(!html.contains(name), "{name} stands there raw");
         for tag in ["<img", "<script", "<a ", "<b>", "<!-- ", "49"] {
-            assert!(!body(&html).contains(tag), "{name}: {tag}");
+            assert!(!body(&html).replace(&flow(&page), "").contains(tag), "{name}: {tag}");
         }
         // Denied and finished pages carry the name too.
         let mut browser = proxy.browser();
@@ -485,7 +495,52 @@ async fn hostile_names_are_only_text() {
     assert!(long.body.len() < 16 << 10);
 }
 
-/// Without the style, whose words are ours.
+/// AZ-16
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_says_is_only_text_on_every_page() {
+    let proxy = Proxy::start().await;
+    let evil = "\"><script>alert(1)</script>";
+    let id = proxy.register(&[APP, CURSOR]).await;
+    let mut browser = proxy.browser();
+    let more =
+        [("state", evil), ("scope", evil), ("ui_locales", evil), ("error_description", evil), (evil, evil)];
+    let consent = browser.get(&proxy.authorize_url(&id, CURSOR, &more)).await.expect(200);
+    let approved = browser.decide(&flow(&consent), "approve").await.expect(200);
+    let callback = browser.get(&onward(&approved)).await.header("location").to_owned();
+    let finished = browser.get(&callback).await.expect(200);
+    let again = browser.get(&callback).await.expect(400);
+    let denied = browser.consent(&proxy.authorize_url(&id, APP, &more)).await;
+    let denied = browser.decide(&denied, "deny").await.expect(200);
+    let broken = [&more[..], &[("response_type", evil)]].concat();
+    let offered = browser.get(&proxy.authorize_url(&id, APP, &broken)).await.expect(400);
+    let foreign = [&more[..], &[("resource", evil), ("code_challenge", evil)]].concat();
+    let foreign = browser.get(&proxy.authorize_url(&id, evil, &foreign)).await.expect(400);
+    let unknown = browser.get(&proxy.authorize_url(evil, evil, &more)).await.expect(400);
+    let stray =
+        String::from_utf8(form(&[("state", evil), ("error", evil), ("error_description", evil)]).to_vec());
+    let stray = browser.get(&format!("{PUBLIC}/github/callback?{}", stray.expect("text"))).await.expect(400);
+    for (page, name) in [
+        (&consent, "consent"),
+        (&approved, "approved"),
+        (&finished, "finished"),
+        (&again, "again"),
+        (&denied, "denied"),
+        (&offered, "offered"),
+        (&foreign, "foreign"),
+        (&unknown, "unknown"),
+        (&stray, "stray"),
+    ] {
+        let html = page.text();
+        assert!(!html.contains("<script") && !html.contains(evil), "{name}: {html}");
+        // Percent-encoded in a link back to the client is the only place where it may be.
+        let links = ["finished", "denied", "offered"].contains(&name);
+        assert_eq!(html.contains("alert"), links, "{name}: {html}");
+        assert!(page.header("content-security-policy").contains("default-src 'none'"), "{name}");
+    }
+    assert_eq!(param(&onward(&finished), "state").as_deref(), Some(evil));
+}
+
+// Without the style, whose words are ours.
 fn body(html: &str) -> &str {
     html.split_once("</style>").expect("a style").1
 }
@@ -557,21 +612,112 @@ async fn the_last_hop_fits_the_redirect_uri() {
 
 // CO-02, CO-08, CO-09
 #[tokio::test(flavor = "multi_thread")]
-async fn a_callback_in_another_browser_is_refused() {
+async fn a_callback_in_another_browser_is_refused_and_ends_the_login() {
     let proxy = Proxy::start().await;
-    let (mut attacker, mut victim) = (proxy.browser(), proxy.browser());
-    let github = attacker.reach_github(&url(&proxy).await).await;
+    for in_the_middle_of_a_login in [false, true] {
+        let (mut attacker, mut victim) = (proxy.browser(), proxy.browser());
+        if in_the_middle_of_a_login {
+            victim.reach_github(&url(&proxy).await).await;
+        }
+        // The attacker approves and lets the victim go on: GitHub sends the victim back with their own code.
+        let github = attacker.reach_github(&url(&proxy).await).await;
+        let callback = victim.get(&github).await.header("location").to_owned();
+        refused(&victim.get(&callback).await, 400, "the victim's code");
+        // It is of no use to the attacker either, should they have seen it, and nor is another.
+        refused(&attacker.get(&callback).await, 400, "burnt");
+        let other = attacker.get(&github).await.header("location").to_owned();
+        refused(&attacker.get(&other).await, 400, "burnt");
+        // Login CSRF: the attacker's own finished URL.
+        let own = attacker.reach_callback(&url(&proxy).await).await;
+        refused(&victim.get(&own).await, 400, "the attacker's account");
+        refused(&attacker.get(&own).await, 400, "burnt");
+        assert_eq!(proxy.github.world().count(Endpoint::Exchange), 0);
+        // The victim's own login is not hurt.
+        assert!(param(&victim.approve(&url(&proxy).await).await, "code").is_some());
+        proxy.github.world().clear_calls();
+    }
+}
+
+// CO-03, CO-09
+#[tokio::test(flavor = "multi_thread")]
+async fn form_and_code_of_one_browser_are_nothing_in_another() {
+    let proxy = Proxy::start().await;
+    let (mut victim, mut attacker) = (proxy.browser(), proxy.browser());
+    let id = proxy.register(&[CALLBACK]).await;
+    let thief = proxy.register(&[CALLBACK]).await;
+    let url = proxy.authorize_url(&id, CALLBACK, &[]);
+    // Each has a page of their own, and the other's form.
+    let (theirs, own) = (victim.consent(&url).await, attacker.consent(&url).await);
+    refused(&victim.decide(&own, "approve").await, 403, "the attacker's form");
+    refused(&attacker.decide(&theirs, "approve").await, 403, "the victim's form");
+    refused(&attacker.decide(&theirs, "deny").await, 403, "the victim's form");
+    let github = onward(&victim.decide(&theirs, "approve").await.expect(200));
     let callback = victim.get(&github).await.header("location").to_owned();
-    refused(&victim.get(&callback).await, 400, "no cookie");
-    // A victim in the middle of a login of their own.
-    victim.reach_github(&url(&proxy).await).await;
-    refused(&victim.get(&callback).await, 400, "another cookie");
-    // Login CSRF: the attacker's own finished URL.
-    let own = attacker.reach_callback(&url(&proxy).await).await;
-    refused(&victim.get(&own).await, 400, "the attacker's account");
-    assert_eq!(proxy.github.world().count(Endpoint::Exchange), 0);
-    // The attacker gains nothing from GitHub's answer to the victim without that code; their own flow lives.
-    attacker.get(&own).await.expect(303);
+    let back = victim.get(&callback).await.expect(303).header("location").to_owned();
+    let code = param(&back, "code").expect("a code");
+    // Whoever reads it on its way is another client, or has not the verifier.
+    assert_eq!(proxy.redeem(&thief, &code).await.expect(400).error(), "invalid_grant");
+    let mut pairs = vec![("grant_type", "authorization_code"), ("code", &code), ("client_id", &id)];
+    assert_eq!(proxy.post_form("/token", &pairs).await.expect(400).error(), "invalid_request");
+    let guess = VERIFIER.replace('d', "e");
+    pairs.push(("code_verifier", &guess));
+    assert_eq!(proxy.post_form("/token", &pairs).await.expect(400).error(), "invalid_grant");
+    proxy.redeem(&id, &code).await.expect(200);
+}
+
+// CO-07
+#[tokio::test(flavor = "multi_thread")]
+async fn a_planted_cookie_is_never_taken_for_ours() {
+    let proxy = Proxy::start().await;
+    let planted = "A".repeat(32);
+    for binds in ["consent", "login"] {
+        let name = format!("__Host-mcp-{binds}");
+        for (case, header) in [
+            // Sub-domains and http siblings can plant these, browsers keep the prefix to ourselves.
+            ("without the prefix", format!("mcp-{binds}={planted}; {{}}")),
+            ("behind ours", format!("{{}}; mcp-{binds}={planted}")),
+            ("in other case", format!("__HOST-mcp-{binds}={planted}; {{}}")),
+            ("of another prefix", format!("__Secure-mcp-{binds}={planted}; {{}}")),
+            ("of a longer name", format!("{name}2={planted}; x{name}={planted}; {{}}")),
+            ("nameless", format!("={name}={planted}; {{}}")),
+            ("a name alone", format!("{name}; {{}}")),
+        ] {
+            assert!(finishes(&proxy, binds, &header).await, "{binds}: {case}");
+        }
+        for (case, header) in [
+            ("twice, as with a longer path", format!("{name}={planted}; {{}}")),
+            ("twice, behind ours", format!("{{}}; {name}={planted}")),
+            ("twice, an empty one", format!("{name}=; {{}}")),
+            ("alone", format!("{name}={planted}")),
+            ("ours in quotes", "x=\"{}\"".to_owned()),
+        ] {
+            assert!(!finishes(&proxy, binds, &header).await, "{binds}: {case}");
+        }
+    }
+    assert_eq!(proxy.github.world().count(Endpoint::Exchange), 7, "no refused one was begun");
+}
+
+/// Whether a login comes to its end when one of its two steps is sent with this Cookie header; `{}` is the true one.
+async fn finishes(proxy: &Proxy, binds: &str, header: &str) -> bool {
+    let mut browser = proxy.browser();
+    let flow = browser.consent(&url(proxy).await).await;
+    let sent = |browser: &Browser| header.replace("{}", &cookies(browser));
+    let cookie = if binds == "consent" { sent(&browser) } else { cookies(&browser) };
+    let body = form(&[("flow", &flow), ("decision", "approve")]);
+    let page = post(proxy, &[("origin", PUBLIC), ("cookie", &cookie)], body).await;
+    if binds == "consent" {
+        assert_eq!(page.status == 200, page.text().contains(&proxy.github.base_url()), "{header}");
+        return page.status == 200;
+    }
+    let login = page.header("set-cookie").split(';').next().expect("a cookie").to_owned();
+    let (name, value) = login.split_once('=').expect("a cookie");
+    browser.cookies.get_mut(PUBLIC).expect("a jar").insert(name.to_owned(), value.to_owned());
+    browser.cookies.get_mut(PUBLIC).expect("a jar").remove("__Host-mcp-consent");
+    let callback = browser.get(&onward(&page)).await.header("location").to_owned();
+    let path = callback.strip_prefix(PUBLIC).expect("ours");
+    let request = proxy.request(Method::GET, path).header("cookie", sent(&browser));
+    let answer = proxy.send(request.body(Bytes::new()).expect("a request")).await;
+    param(answer.header("location"), "code").is_some()
 }
 
 // CO-11, AS-K7, AS-K8
@@ -598,13 +744,19 @@ async fn a_state_that_this_browser_did_not_approve_is_nothing() {
         ("padded", callback(&format!("{state}="))),
         ("twice", format!("{}&state={state}", callback(&state))),
         ("another first", format!("{}&state={state}", callback("AAAA"))),
-        ("20 KiB", callback(&"A".repeat(20_000))),
+        ("12 KiB", callback(&"A".repeat(12_000))),
         ("no code", format!("{PUBLIC}/github/callback?state={state}")),
         ("an empty code", format!("{PUBLIC}/github/callback?code=&state={state}")),
         ("two codes", format!("{}&code=y", callback(&state))),
     ] {
         refused(&browser.get(&url).await, 400, case);
     }
+    let big = format!(
+        "GET /github/callback?code=x&state={} HTTP/1.1\r\nHost: p.test\r\n\r\n",
+        "A".repeat(64 << 10)
+    );
+    let status = raw::status(&raw::say(proxy.address(), big.as_bytes()).await);
+    assert!([414, 431].contains(&status), "{status}");
     assert_eq!(proxy.github.world().count(Endpoint::Exchange), 0);
     // None of this hurt the true one.
     let callback = browser.get(&github).await.header("location").to_owned();
@@ -680,6 +832,32 @@ async fn a_reload_on_another_replica_gets_the_same_page() {
     let again = elsewhere.get(&callback).await;
     refused(&again, 400, "on the replica");
     assert!(again.text().contains("finished already"), "{}", again.text());
+    tokio::task::spawn_blocking(move || replica.stop()).await.expect("stops");
+}
+
+// CO-10 with two replicas at once: whoever asks GitHub, one code comes of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn parallel_callbacks_on_two_replicas_are_one_login() {
+    let counted = Counted::start(Setup::default()).await;
+    let proxy = &counted.proxy;
+    let replica = proxy.replica();
+    for _ in 0..5 {
+        let mut browser = proxy.browser();
+        let callback = browser.reach_callback(&url(proxy).await).await;
+        proxy.github.world().clear_calls();
+        let asked = (0..10).map(|number| {
+            let at = if number % 2 == 0 { proxy.address() } else { replica.address() };
+            let mut copy = Browser::new(at);
+            copy.cookies = browser.cookies.clone();
+            let callback = callback.clone();
+            async move { copy.get(&callback).await }
+        });
+        let answers = support::all(asked).await;
+        let codes = answers.iter().filter(|answer| param(answer.header("location"), "code").is_some());
+        assert_eq!(codes.count(), 1);
+        assert!(answers.iter().all(|answer| answer.status < 500));
+        assert!(proxy.github.world().count(Endpoint::Exchange) <= 2, "one per process");
+    }
     tokio::task::spawn_blocking(move || replica.stop()).await.expect("stops");
 }
 
@@ -801,6 +979,11 @@ async fn when_github_fails_the_client_hears_and_nothing_is_stored() {
         (Endpoint::User, user(r#"{"id":1,"login":null}"#), busy),
         (Endpoint::User, user(r#"{"id":1,"login":"a\r\nX: y"}"#), busy),
         (Endpoint::User, user(r#"{"id":1}"#), busy),
+        (Endpoint::User, user(r#"{"id":9223372036854775808,"login":"x"}"#), busy),
+        (Endpoint::User, user(r#"{"id":1e3,"login":"x"}"#), busy),
+        (Endpoint::User, user(r#"{"id":1,"login":"x","type":"Bot"}"#), broken),
+        (Endpoint::User, user(r#"{"id":1,"login":"x","type":"Organization"}"#), broken),
+        (Endpoint::User, user(r#"{"id":1,"login":"x","type":null}"#), broken),
         (Endpoint::User, user("[]"), busy),
         (Endpoint::User, user("null"), busy),
     ] {
@@ -828,23 +1011,32 @@ async fn when_github_fails_the_client_hears_and_nothing_is_stored() {
     proxy.github.world().fail_times(Endpoint::Exchange, Fault::FormEncoded, 1);
     proxy.github.world().fail_times(
         Endpoint::User,
-        user(r#"{"id":9007199254740993,"login":"big","type":"Bot"}"#),
+        user(r#"{"id":9007199254740993,"login":"big","type":"User"}"#),
         1,
     );
     assert!(param(&proxy.browser().approve(&url).await, "code").is_some());
 }
 
-// GH-01: an answer that never comes costs bounded time.
+// GH-01: an answer that never comes, or comes a byte at a time, costs bounded time, and nobody else's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_github_is_given_up() {
-    let tuning = Tuning { github_timeout: Duration::from_millis(200), ..Setup::default().tuning };
+    let tuning = Tuning { github_timeout: Duration::from_millis(300), ..Setup::default().tuning };
     let proxy = Proxy::with(Setup { tuning, ..Setup::default() }).await;
+    let tokens = proxy.login().await;
     for endpoint in [Endpoint::Exchange, Endpoint::User] {
-        let mut browser = proxy.browser();
-        let callback = browser.reach_callback(&url(&proxy).await).await;
-        proxy.github.world().fail(endpoint, Fault::Silent);
-        told(&browser.get(&callback).await, "temporarily_unavailable", "silent");
-        proxy.github.world().heal();
+        for fault in [Fault::Silent, Fault::Dribble(Duration::from_millis(50))] {
+            let mut browser = proxy.browser();
+            let callback = browser.reach_callback(&url(&proxy).await).await;
+            proxy.github.world().fail(endpoint, fault.clone());
+            let calls = async {
+                for _ in 0..5 {
+                    proxy.ping(&tokens.access).await.expect(200);
+                }
+            };
+            let (answer, ()) = tokio::join!(browser.get(&callback), calls);
+            told(&answer, "temporarily_unavailable", &format!("{fault:?}"));
+            proxy.github.world().heal();
+        }
     }
 }
 

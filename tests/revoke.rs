@@ -2,21 +2,40 @@
 
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::Method;
+use mcp_auth_proxy::clock::ManualClock;
+use mcp_auth_proxy::github::admission::{Admission, AllowList};
+use mcp_auth_proxy::github::credential::Credentials;
+use mcp_auth_proxy::github::{Granted, Profile, Settings};
+use mcp_auth_proxy::protocol::family::Lifetimes;
+use mcp_auth_proxy::seal::{KeyRing, MasterKey};
+use mcp_auth_proxy::store::families::Families;
+use mcp_auth_proxy::store::memory::Memory;
+use mcp_auth_proxy::store::people::People;
+use mcp_auth_proxy::store::{Records, Replaced};
+use secrecy::ExposeSecret;
 use serde_json::json;
 use support::TempDir;
-use support::github::{Endpoint, Fault};
-use support::http::Answer;
+use support::github::{Endpoint, Fault, GitHub, Options, User};
+use support::http::{Answer, form};
 use support::proxy::{CALLBACK, Proxy, Setup, Tokens, database};
 use support::sabotage::Sabotage;
+use tokio::runtime::Handle;
 
 async fn revoke(proxy: &Proxy, client_id: &str, token: &str, more: &[(&str, &str)]) -> Answer {
     let mut pairs = vec![("token", token), ("client_id", client_id)];
     pairs.extend_from_slice(more);
     proxy.post_form("/revoke", &pairs).await
+}
+
+async fn soon<F: Future>(future: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it happens soon")
 }
 
 async fn is_dead(proxy: &Proxy, tokens: &Tokens) {
@@ -87,6 +106,11 @@ async fn a_client_cannot_revoke_anothers_tokens() {
             revoke(&proxy, &tokens.client_id, token, &[odd]).await.expect(401).error(),
             "invalid_client"
         );
+        let header = format!("Basic {}", STANDARD.encode(format!("{id}:{}", secret.1)));
+        let request = proxy.request(Method::POST, "/revoke").header("authorization", header);
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let answer = proxy.send(request.body(form(&[("token", token)])).unwrap()).await;
+        assert_eq!(answer.expect(401).error(), "invalid_client", "registered to send its secret in the form");
         let anonymous = proxy.post_form("/revoke", &[("token", token)]).await;
         assert!([400, 401].contains(&anonymous.status), "{anonymous:?}");
     }
@@ -122,10 +146,17 @@ async fn the_last_family_takes_the_github_token_with_it_and_never_the_grant() {
     assert!(proxy.github.world().is_live(&injected), "another family lives on it");
     assert_eq!(proxy.github.world().count(Endpoint::DeleteToken), 0);
     revoke(&proxy, &two.client_id, &two.access, &[]).await.expect(200);
-    proxy.github.called(Endpoint::DeleteToken, 1).await;
+    // Both logins brought one; an upstream may have kept either.
+    proxy.github.called(Endpoint::DeleteToken, 2).await;
     is_dead(&proxy, &two).await;
     let call = proxy.github.world().last_call(Endpoint::DeleteToken).unwrap();
     assert_eq!(call.json("access_token").as_deref(), Some(injected.as_str()));
+    soon(async {
+        while !proxy.github.world().live_tokens("octocat").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     assert_eq!(proxy.github.world().count(Endpoint::DeleteGrant), 0);
     let three = proxy.login().await;
     proxy.ping(&three.access).await.expect(200);
@@ -174,4 +205,93 @@ async fn store_trouble_is_503_so_that_the_client_tries_again() {
     drop(sabotage);
     revoke(&proxy, &tokens.client_id, &tokens.refresh, &[]).await.expect(200);
     is_dead(&proxy, &tokens).await;
+}
+
+// GH-20: many logins, one credential; with the last of them every token that GitHub gave is deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_token_of_a_person_outlives_their_last_login() {
+    let dir = TempDir::new();
+    let mut proxy = Proxy::with(Setup::on(&dir)).await;
+    let mut logins = Vec::new();
+    for number in 0..13 {
+        logins.push(proxy.login().await);
+        if number == 6 {
+            proxy.restart().await;
+        }
+    }
+    assert_eq!(proxy.github.world().live_tokens("octocat").len(), 10, "GitHub keeps ten");
+    for tokens in &logins {
+        proxy.ping(&tokens.access).await.expect(200);
+        assert_eq!(proxy.github.world().count(Endpoint::DeleteToken), 0);
+        revoke(&proxy, &tokens.client_id, &tokens.access, &[]).await.expect(200);
+    }
+    soon(proxy.github.called(Endpoint::DeleteToken, 10)).await;
+    soon(async {
+        while !proxy.github.world().live_tokens("octocat").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(proxy.github.world().count(Endpoint::DeleteGrant), 0);
+}
+
+// GH-20: the last login ends while the next one begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_never_takes_the_credential_of_a_login_that_comes_meanwhile() {
+    let github = GitHub::start(Options::default()).await.unwrap();
+    github.world().add_user(User::octocat());
+    let credentials = credentials(&github);
+    let profile = Profile { id: 583_231, login: "octocat".to_owned() };
+    let key = People::credential_key(profile.id, "read:user");
+    let granted = || Granted {
+        access_token: github.world().issue("octocat", "read:user").into(),
+        refresh_token: None,
+        expires_in: None,
+        scopes: vec!["read:user".to_owned()],
+    };
+    assert!(credentials.look(&key).await.unwrap().is_none());
+    credentials.keep(&profile, None, "read:user", &granted()).await.unwrap();
+    let seen = credentials.look(&key).await.unwrap().expect("kept");
+    // Between the look and the end of it somebody logs in.
+    credentials.keep(&profile, None, "read:user", &granted()).await.unwrap();
+    assert_eq!(credentials.discard(&key, &seen).await.unwrap(), Replaced::Changed);
+    let kept = credentials.usable(&key).await.unwrap();
+    assert!(github.world().is_live(kept.identity.token.expose_secret()));
+    assert_eq!(github.world().count(Endpoint::DeleteToken), 0);
+    // Seen as it is now it goes, once.
+    let seen = credentials.look(&key).await.unwrap().expect("kept");
+    assert_eq!(credentials.discard(&key, &seen).await.unwrap(), Replaced::Replaced);
+    assert_eq!(credentials.discard(&key, &seen).await.unwrap(), Replaced::Changed);
+    assert!(credentials.look(&key).await.unwrap().is_none());
+    soon(github.called(Endpoint::DeleteToken, 2)).await;
+    credentials.keep(&profile, None, "read:user", &granted()).await.unwrap();
+    assert!(credentials.usable(&key).await.is_ok());
+}
+
+/// Credentials over a store of their own.
+fn credentials(github: &GitHub) -> Credentials {
+    let clock = ManualClock::new(1).clock();
+    let settings = Settings {
+        client_id: "standin-client".to_owned(),
+        client_secret: "standin-secret".to_owned().into(),
+        base_url: github.base_url(),
+        api_url: github.api_url(),
+        callback_url: "https://p.test/github/callback".to_owned(),
+        fresh_token_retries: Vec::new(),
+        timeout: Duration::from_secs(5),
+    };
+    let github = Arc::new(mcp_auth_proxy::github::GitHub::new(settings, clock.clone()).unwrap());
+    let records: Arc<dyn Records> = Arc::new(Memory::new(clock.clone()));
+    let day = Duration::from_secs(86_400);
+    let lifetimes = Lifetimes {
+        access: day,
+        refresh_idle: day,
+        refresh_max: day,
+        refresh_grace: Duration::from_secs(60),
+    };
+    let families = Families::new(records.clone(), clock.clone(), lifetimes);
+    let people = People::new(records, clock.clone(), day);
+    let keys = Arc::new(KeyRing::new(&[MasterKey::new(Box::new([7; 32]))]).unwrap());
+    let admission = Arc::new(Admission::new(AllowList::Anyone, github.clone(), people.clone()));
+    Credentials::new(github, (people, families), keys, clock, (admission, Handle::current()))
 }

@@ -26,6 +26,8 @@ pub enum AllowList {
 pub enum Admitted {
     Yes,
     No,
+    /// An organisation hides its members until they have signed in to its single sign-on.
+    SignOnFirst,
 }
 
 /// Judges people by the allow-list.
@@ -49,18 +51,22 @@ impl Admission {
         if self.is_listed_user(users, profile).await? {
             return Ok(Admitted::Yes);
         }
+        let mut refusal = Admitted::No;
         for org in orgs {
-            if self.github.org_membership(token, org).await? == Membership::Active {
-                return Ok(Admitted::Yes);
+            match self.github.org_membership(token, org).await? {
+                Membership::Active => return Ok(Admitted::Yes),
+                Membership::SignOnFirst => refusal = Admitted::SignOnFirst,
+                Membership::None => {}
             }
         }
         for (org, team) in teams {
-            let membership = self.github.team_membership(token, (org, team), &profile.login).await?;
-            if membership == Membership::Active {
-                return Ok(Admitted::Yes);
+            match self.github.team_membership(token, (org, team), &profile.login).await? {
+                Membership::Active => return Ok(Admitted::Yes),
+                Membership::SignOnFirst => refusal = Admitted::SignOnFirst,
+                Membership::None => {}
             }
         }
-        Ok(Admitted::No)
+        Ok(refusal)
     }
 
     async fn is_listed_user(&self, users: &[String], profile: &Profile) -> Result<bool, CredentialError> {

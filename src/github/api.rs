@@ -22,8 +22,8 @@ pub struct Profile {
 /// What GitHub says of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenState {
-    /// With whose it is, under the login of today.
-    Live(Option<Profile>),
+    /// With whose it is, under the login of today, and the scopes it has now (a GitHub App's has none).
+    Live { owner: Option<Profile>, scopes: Vec<String> },
     /// Confirmed: revoked, expired, or its user is gone.
     Dead,
 }
@@ -34,6 +34,8 @@ pub enum Membership {
     Active,
     /// Includes invitations that were not accepted.
     None,
+    /// Not shown before the person has signed in to the organisation's single sign-on.
+    SignOnFirst,
 }
 
 impl GitHub {
@@ -43,7 +45,13 @@ impl GitHub {
         loop {
             let answer = self.with_token("/user", token).await?;
             match (answer.status, waits.next()) {
-                (StatusCode::OK, _) => return Ok(profile(&answer.json()?)?),
+                (StatusCode::OK, _) => {
+                    let user = answer.json()?;
+                    return match is_person(&user) {
+                        true => Ok(profile(&user)?),
+                        false => Err(LoginError::Refused("the account is not a person's".into())),
+                    };
+                }
                 (StatusCode::UNAUTHORIZED, Some(wait)) => tokio::time::sleep(*wait).await,
                 (StatusCode::UNAUTHORIZED, None) => {
                     return Err(LoginError::Refused("bad_credentials".into()));
@@ -77,9 +85,12 @@ impl GitHub {
     /// Membership of an organisation, private membership included.
     pub async fn org_membership(&self, token: &SecretString, org: &str) -> Result<Membership, Trouble> {
         match self.direct(token, &format!("/user/memberships/orgs/{org}")).await? {
-            Some(membership) => Ok(membership),
             // Not visible that way (a GitHub App that is not installed there): look through the list.
-            None => self.listed(token, "/user/orgs", |item| named(item.get("login"), org)).await,
+            hidden @ (None | Some(Membership::SignOnFirst)) => {
+                let listed = self.listed(token, "/user/orgs", |item| named(item.get("login"), org)).await?;
+                Ok(hidden.filter(|_| listed == Membership::None).unwrap_or(listed))
+            }
+            Some(membership) => Ok(membership),
         }
     }
 
@@ -91,14 +102,15 @@ impl GitHub {
         login: &str,
     ) -> Result<Membership, Trouble> {
         match self.direct(token, &format!("/orgs/{org}/teams/{team}/memberships/{login}")).await? {
-            Some(membership) => Ok(membership),
-            None => {
+            hidden @ (None | Some(Membership::SignOnFirst)) => {
                 let is_it = |item: &Value| {
                     let owner = item.get("organization").and_then(|owner| owner.get("login"));
                     named(item.get("slug"), team) && named(owner, org)
                 };
-                self.listed(token, "/user/teams", is_it).await
+                let listed = self.listed(token, "/user/teams", is_it).await?;
+                Ok(hidden.filter(|_| listed == Membership::None).unwrap_or(listed))
             }
+            Some(membership) => Ok(membership),
         }
     }
 
@@ -107,7 +119,12 @@ impl GitHub {
         let answer = self.as_app(Method::POST, token).await?;
         match answer.status {
             StatusCode::OK => {
-                Ok(TokenState::Live(answer.json()?.get("user").and_then(|user| profile(user).ok())))
+                let answer = answer.json()?;
+                let scopes = answer.get("scopes").and_then(Value::as_array).into_iter().flatten();
+                Ok(TokenState::Live {
+                    owner: answer.get("user").and_then(|user| profile(user).ok()),
+                    scopes: scopes.filter_map(Value::as_str).map(str::to_owned).collect(),
+                })
             }
             StatusCode::NOT_FOUND => Ok(TokenState::Dead),
             _ => Err(answer.trouble()),
@@ -133,6 +150,7 @@ impl GitHub {
                 Ok(Some(if active { Membership::Active } else { Membership::None }))
             }
             StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::FORBIDDEN if answer.wants_single_sign_on() => Ok(Some(Membership::SignOnFirst)),
             StatusCode::FORBIDDEN if answer.trouble().retry_after.is_none() => Ok(None),
             _ => Err(answer.trouble()),
         }
@@ -145,6 +163,8 @@ impl GitHub {
         path: &str,
         is_it: impl Fn(&Value) -> bool,
     ) -> Result<Membership, Trouble> {
+        // With it comes a list that leaves out organisations.
+        let mut partial = false;
         for page in 1..=MAX_PAGES {
             let answer = self.with_token(&format!("{path}?per_page=100&page={page}"), token).await?;
             match answer.status {
@@ -152,14 +172,16 @@ impl GitHub {
                 StatusCode::NOT_FOUND => return Ok(Membership::None),
                 // The person granted less than was asked for: the list is not theirs to show.
                 StatusCode::FORBIDDEN if answer.lacks_scope(&ORG_SCOPES) => return Ok(Membership::None),
-                // Any other 403 is a limit, a firewall or a missing SSO session: none says "not a member".
+                StatusCode::FORBIDDEN if answer.wants_single_sign_on() => return Ok(Membership::SignOnFirst),
+                // Any other 403 is a limit or a firewall: none says "not a member".
                 _ => return Err(answer.trouble()),
             }
+            partial |= answer.wants_single_sign_on();
             if answer.json()?.as_array().is_some_and(|items| items.iter().any(&is_it)) {
                 return Ok(Membership::Active);
             }
             if !answer.has_next_page() {
-                return Ok(Membership::None);
+                return Ok(if partial { Membership::SignOnFirst } else { Membership::None });
             }
         }
         Err(Trouble::new("a list has no end"))
@@ -167,12 +189,18 @@ impl GitHub {
 }
 
 fn profile(user: &Value) -> Result<Profile, Trouble> {
-    let id = user.get("id").and_then(Value::as_u64).filter(|id| *id > 0);
+    // GitHub's own type for ids is int64.
+    let id = user.get("id").and_then(Value::as_i64).filter(|id| *id > 0).map(i64::cast_unsigned);
     let login = user.get("login").and_then(Value::as_str).filter(|login| is_login(login));
     match (id, login) {
         (Some(id), Some(login)) => Ok(Profile { id, login: login.to_owned() }),
         _ => Err(Trouble::new("the answer names no user")),
     }
+}
+
+/// Bots and organisations do not log in.
+fn is_person(user: &Value) -> bool {
+    user.get("type").is_none_or(|kind| kind == "User")
 }
 
 /// Logins go into headers, paths and logs: what is not one is not taken.

@@ -4,29 +4,29 @@
 //! the new pair is stored before anybody gets it, and the work runs to its end even if the asker goes away.
 
 mod outcomes;
+mod pair;
 mod refresh;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use dashmap::DashMap;
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use secrecy::SecretString;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
-use tracing::{info, warn};
+use tracing::warn;
 
 use self::outcomes::Outcomes;
+use self::pair::TokenPair;
 use super::admission::{Admission, Admitted};
-use super::{GitHub, Granted, Profile, TokenState, Trouble};
+use super::{GitHub, Granted, Profile, TokenState, Trouble, scopes};
 use crate::clock::{Clock, Time};
+use crate::protocol::family::Stage;
 use crate::protocol::injection::Identity;
-use crate::seal::{KeyRing, Sealable};
+use crate::seal::KeyRing;
 use crate::store::families::Families;
 use crate::store::people::{CredentialRecord, People};
-use crate::store::{Created, StoreError, Stored};
+use crate::store::{Created, Replaced, StoreError, Stored};
 use refresh::{CLAIM_FOR, Refreshed};
 
 /// Credentials in the store, and GitHub behind them.
@@ -62,6 +62,8 @@ pub struct Credential {
     pub checked: Time,
     /// Of the record it was read from.
     pub version: u64,
+    /// Whether the person's address is injected somewhere.
+    wants_email: bool,
 }
 
 /// Why there is no credential.
@@ -78,22 +80,15 @@ pub enum CredentialError {
     Store(#[from] StoreError),
 }
 
-#[derive(Serialize, Deserialize)]
-struct TokenPair {
-    access: String,
-    refresh: Option<String>,
-}
+/// A credential as it was when somebody looked.
+pub struct Seen(Stored<CredentialRecord>);
 
 /// What a check found.
 enum Verdict {
-    /// With the login of today.
-    Stays(String),
+    /// With the login and the address of today.
+    Stays { login: String, email: Option<String> },
     /// With the reason.
     Gone(&'static str),
-}
-
-impl Sealable for TokenPair {
-    const KIND: &'static str = "github credential";
 }
 
 impl Credentials {
@@ -131,16 +126,23 @@ impl Credentials {
         granted: &Granted,
     ) -> Result<(), StoreError> {
         let key = People::credential_key(profile.id, scopes);
-        let now = self.0.clock.now();
-        let record = CredentialRecord {
-            person: profile.id,
-            login: profile.login.clone(),
-            email,
-            sealed: self.0.seal(&key, &granted.access_token, granted.refresh_token.as_ref()),
-            expires: granted.expires_in.map(|seconds| now.after(Duration::from_secs(seconds))),
-            checked: now,
-        };
-        self.0.people.keep_credential(&key, &record).await
+        loop {
+            let seen = self.0.people.credential(&key).await?;
+            let now = self.0.clock.now();
+            let before = seen.as_ref().and_then(|seen| self.0.pair(&key, &seen.value));
+            let pair = TokenPair::of_login(granted, before);
+            let record = CredentialRecord {
+                person: profile.id,
+                login: profile.login.clone(),
+                email: email.clone(),
+                sealed: self.0.keys.seal(&self.0.clock, key.as_bytes(), &pair),
+                expires: granted.expires_in.map(|seconds| now.after(Duration::from_secs(seconds))),
+                checked: now,
+            };
+            if self.0.people.put_credential(&key, seen.map(|seen| seen.version), &record).await? {
+                return Ok(());
+            }
+        }
     }
 
     /// The credential under a key, refreshed first when it is about to expire.
@@ -189,19 +191,20 @@ impl Credentials {
         checked.await.unwrap_or_else(|_| Err(Trouble::new("the check was interrupted").into()))
     }
 
-    /// Forgets a credential that no family uses any more, at GitHub too.
-    pub async fn discard(&self, key: &str) -> Result<(), StoreError> {
-        let token = self.0.read(key).await.ok().map(|credential| credential.identity.token);
-        self.0.people.forget_credential(key).await?;
-        if let Some(token) = token {
-            let github = self.0.github.clone();
-            self.0.side.spawn(async move {
-                if let Err(error) = github.delete_token(&token).await {
-                    warn!(%error, "an unused GitHub token could not be revoked");
-                }
-            });
+    /// The credential as it stands, for [`Credentials::discard`].
+    pub async fn look(&self, key: &str) -> Result<Option<Seen>, StoreError> {
+        Ok(self.0.people.credential(key).await?.map(Seen))
+    }
+
+    /// Forgets a credential that no family used after it was seen, at GitHub too. `Changed` when something
+    /// happened to it since, a new login maybe: then it stays.
+    pub async fn discard(&self, key: &str, seen: &Seen) -> Result<Replaced, StoreError> {
+        let outcome = self.0.people.forget_credential(key, seen.0.version).await?;
+        if outcome == Replaced::Replaced {
+            let (inner, pair) = (self.0.clone(), self.0.pair(key, &seen.0.value));
+            self.0.side.spawn(async move { inner.delete_all(pair).await });
         }
-        Ok(())
+        Ok(outcome)
     }
 }
 
@@ -216,25 +219,27 @@ impl Inner {
         key: &str,
         stored: &Stored<CredentialRecord>,
     ) -> Result<(Credential, Option<SecretString>), CredentialError> {
-        let CredentialRecord { person, login, email, sealed, expires, checked } = &stored.value;
-        // A row that does not open under its own key was moved, or its key was dropped: a new login heals it.
-        let sealed = URL_SAFE_NO_PAD.decode(sealed).map_err(|_| CredentialError::Gone)?;
-        let plain =
-            self.keys.open_bytes(TokenPair::KIND, key.as_bytes(), &sealed).ok_or(CredentialError::Gone)?;
-        let pair: TokenPair = postcard::from_bytes(&plain).map_err(|_| CredentialError::Gone)?;
-        let identity =
-            Identity { id: *person, login: login.clone(), email: email.clone(), token: pair.access.into() };
-        let credential =
-            Credential { identity, expires: *expires, checked: *checked, version: stored.version };
+        let CredentialRecord { person, login, email, expires, checked, .. } = &stored.value;
+        let pair = self.pair(key, &stored.value).ok_or(CredentialError::Gone)?;
+        let email = email.clone().filter(|email| !email.is_empty());
+        let identity = Identity { id: *person, login: login.clone(), email, token: pair.access.into() };
+        let (version, wants_email) = (stored.version, stored.value.email.is_some());
+        let credential = Credential { identity, expires: *expires, checked: *checked, version, wants_email };
         Ok((credential, pair.refresh.map(SecretString::from)))
     }
 
-    fn seal(&self, key: &str, access: &SecretString, refresh: Option<&SecretString>) -> String {
-        let pair = TokenPair {
-            access: access.expose_secret().to_owned(),
-            refresh: refresh.map(|token| token.expose_secret().to_owned()),
-        };
-        self.keys.seal(&self.clock, key.as_bytes(), &pair)
+    /// A row that does not open under its own key was moved, or its key was dropped: a new login heals it.
+    fn pair(&self, key: &str, record: &CredentialRecord) -> Option<TokenPair> {
+        self.keys.open(key.as_bytes(), &record.sealed)
+    }
+
+    /// Every token that GitHub gave for a credential which nobody uses any more.
+    async fn delete_all(&self, pair: Option<TokenPair>) {
+        for token in pair.iter().flat_map(TokenPair::all) {
+            if let Err(error) = self.github.delete_token(&token.into()).await {
+                warn!(%error, "an unused GitHub token could not be revoked");
+            }
+        }
     }
 
     fn is_expiring(&self, credential: &Credential) -> bool {
@@ -273,7 +278,7 @@ impl Inner {
         if age < spacing {
             return Ok(());
         }
-        let judged = self.judge(&credential).await;
+        let judged = self.judge(key, &credential).await;
         match &judged {
             Ok(_) => self.checks.note(key, None, self.clock.now()),
             Err(CredentialError::Trouble(trouble)) => self.checks.note(key, Some(trouble), self.clock.now()),
@@ -287,19 +292,17 @@ impl Inner {
                 if self.people.claim_refresh(key, until).await? == Created::Exists {
                     return Err(Trouble::new("another process is refreshing what was judged").into());
                 }
-                let outcome = self.bury(key, &stored.value, reason).await.map(drop);
-                if reason == NOT_ALLOWED
-                    && let Err(error) = self.github.delete_token(&credential.identity.token).await
-                {
-                    info!(%error, "the GitHub token of somebody no longer allowed could not be revoked");
+                let outcome = self.bury(key, &stored, reason).await.map(drop);
+                if reason == NOT_ALLOWED && matches!(outcome, Err(CredentialError::Gone)) {
+                    self.delete_all(self.pair(key, &stored.value)).await;
                 }
                 let _ = self.people.release_refresh(key).await;
                 outcome
             }
             // A new login came in between: its own judgement counts.
             Ok(Verdict::Gone(_)) => Ok(()),
-            Ok(Verdict::Stays(login)) => {
-                let record = CredentialRecord { checked: self.clock.now(), login, ..stored.value };
+            Ok(Verdict::Stays { login, email }) => {
+                let record = CredentialRecord { checked: self.clock.now(), login, email, ..stored.value };
                 self.people.swap_credential(key, stored.version, &record).await?;
                 Ok(())
             }
@@ -319,36 +322,50 @@ impl Inner {
     }
 
     /// Whether the credential may stay. People are renamed: what counts is the login of today.
-    async fn judge(&self, credential: &Credential) -> Result<Verdict, CredentialError> {
+    async fn judge(&self, key: &str, credential: &Credential) -> Result<Verdict, CredentialError> {
         let Identity { id, login, token, .. } = &credential.identity;
-        let profile = match self.github.token_state(token).await? {
+        let (owner, scopes) = match self.github.token_state(token).await? {
             TokenState::Dead => return Ok(Verdict::Gone("revoked at GitHub")),
-            TokenState::Live(Some(profile)) if profile.id != *id => {
-                return Ok(Verdict::Gone("somebody else's"));
-            }
-            TokenState::Live(Some(profile)) => profile,
-            TokenState::Live(None) => Profile { id: *id, login: login.clone() },
+            TokenState::Live { owner, scopes } => (owner, scopes),
         };
-        match self.admission.judge(&profile, token).await? {
-            Admitted::Yes => Ok(Verdict::Stays(profile.login)),
-            Admitted::No => Ok(Verdict::Gone(NOT_ALLOWED)),
+        let profile = owner.unwrap_or_else(|| Profile { id: *id, login: login.clone() });
+        if profile.id != *id {
+            return Ok(Verdict::Gone("somebody else's"));
         }
+        // A person may edit what they granted; a new login asks for it again.
+        let asked = People::scopes_of(key);
+        if !scopes.is_empty() && !scopes::missing(&asked, &scopes).is_empty() {
+            return Ok(Verdict::Gone("the person took scopes back"));
+        }
+        if self.admission.judge(&profile, token).await? != Admitted::Yes {
+            return Ok(Verdict::Gone(NOT_ALLOWED));
+        }
+        let email = match credential.wants_email {
+            true => Some(self.github.email(token).await?.unwrap_or_default()),
+            false => None,
+        };
+        Ok(Verdict::Stays { login: profile.login, email })
     }
 
-    /// Ends a credential and every family that lived on it.
+    /// Ends a credential and every family that lived on it, unless a new login has replaced it meanwhile.
     async fn bury(
         &self,
         key: &str,
-        record: &CredentialRecord,
+        stored: &Stored<CredentialRecord>,
         why: &str,
     ) -> Result<Credential, CredentialError> {
-        warn!(person = record.person, why, "a GitHub credential ended; its grants are revoked");
-        for (id, family) in self.families.of_person(record.person).await? {
-            if family.credential == key {
+        // The credential first: whatever family is left over when we end here finds none and ends too.
+        if self.people.forget_credential(key, stored.version).await? == Replaced::Changed {
+            return self.read(key).await;
+        }
+        let person = stored.value.person;
+        warn!(person, why, "a GitHub credential ended; its grants are revoked");
+        for (id, family) in self.families.of_person(person).await? {
+            // One whose code is pending belongs to a login that is bringing a credential of its own.
+            if family.credential == key && matches!(family.stage, Stage::Live { .. }) {
                 self.families.revoke(&id).await?;
             }
         }
-        self.people.forget_credential(key).await?;
         Err(CredentialError::Gone)
     }
 }

@@ -1,12 +1,14 @@
 //! One call to GitHub: bounded answer, and a judgement of what a failure means.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::{GitHub, Settings};
+use crate::clock::Time;
 
 /// GitHub could not say. Never means "no": a firewall's 403 or a rate limit is no judgement of a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,12 +47,38 @@ impl Answer {
         Trouble { cause: format!("status {}", self.status.as_u16()), retry_after }
     }
 
-    /// GitHub's own rule order: `retry-after`, else (limit used up) at least a minute.
+    /// How long GitHub wants to be left alone, if this is one of its limits. Its own rule order: `retry-after`;
+    /// else, the limit being used up, until `x-ratelimit-reset`; else a minute at least.
     fn retry_after(&self) -> Option<Duration> {
-        let number = |name: &str| self.headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
-        let seconds =
-            number("retry-after").or_else(|| (number("x-ratelimit-remaining") == Some(0)).then_some(60));
-        seconds.map(|seconds| Duration::from_secs(seconds.clamp(1, MAX_WAIT)))
+        let seconds = match self.header("retry-after") {
+            Some(text) => text.parse().ok().or_else(|| self.seconds_until(epoch_seconds(text)?)),
+            None if self.header("x-ratelimit-remaining") == Some("0") => {
+                self.header("x-ratelimit-reset").and_then(|text| self.seconds_until(text.parse().ok()?))
+            }
+            // Secondary limits may come as a plain 403 whose message alone tells them from a refusal.
+            None if self.status == StatusCode::TOO_MANY_REQUESTS || self.speaks_of_a_limit() => None,
+            None => return None,
+        };
+        Some(Duration::from_secs(seconds.unwrap_or(UNTOLD_WAIT).clamp(1, MAX_WAIT)))
+    }
+
+    /// By GitHub's own clock, which both ends of the difference come from.
+    fn seconds_until(&self, moment: u64) -> Option<u64> {
+        Some(moment.saturating_sub(epoch_seconds(self.header("date")?)?))
+    }
+
+    fn speaks_of_a_limit(&self) -> bool {
+        let text = String::from_utf8_lossy(&self.body).to_ascii_lowercase();
+        ["rate limit", "abuse detection"].iter().any(|words| text.contains(words))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        Some(self.headers.get(name)?.to_str().ok()?.trim())
+    }
+
+    /// Whether an organisation hides what was asked about until the person has a session at its single sign-on.
+    pub(super) fn wants_single_sign_on(&self) -> bool {
+        self.headers.contains_key("x-github-sso")
     }
 
     /// Whether GitHub says that the token has none of these scopes (an OAuth App's; others have none at all).
@@ -76,8 +104,21 @@ impl GitHub {
         send(api_headers(request)).await
     }
 
-    /// A call to the API as the app itself (Basic authentication).
+    /// A call to the API as the app itself (Basic authentication). Its limit is one for all people: once it is
+    /// used up nobody's call is made until GitHub wants to be asked again.
     pub(super) async fn as_app(&self, method: Method, token: &SecretString) -> Result<Answer, Trouble> {
+        if let Some(wait) = self.rest.left(self.clock.now()) {
+            let cause = "GitHub wants the app to wait".to_owned();
+            return Err(Trouble { cause, retry_after: Some(wait) });
+        }
+        let answer = self.ask_as_app(method, token).await?;
+        if let Some(wait) = answer.trouble().retry_after {
+            self.rest.until(self.clock.now().after(wait));
+        }
+        Ok(answer)
+    }
+
+    async fn ask_as_app(&self, method: Method, token: &SecretString) -> Result<Answer, Trouble> {
         let Settings { api_url, client_id, client_secret, .. } = &self.settings;
         let body = serde_json::json!({ "access_token": token.expose_secret() }).to_string();
         let request = self.client.request(method, format!("{api_url}/applications/{client_id}/token"));
@@ -91,6 +132,28 @@ impl GitHub {
         let request = request.header(header::ACCEPT, "application/json");
         send(request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)).await
     }
+}
+
+/// Until when GitHub wants no more calls of the app itself.
+#[derive(Default)]
+pub(super) struct Rest(AtomicU64);
+
+impl Rest {
+    fn until(&self, end: Time) {
+        self.0.store(end.millis(), Ordering::Relaxed);
+    }
+
+    /// What is left of it. A clock that was set back makes nobody wait longer than GitHub may ask for.
+    fn left(&self, now: Time) -> Option<Duration> {
+        let left = Time::from_millis(self.0.load(Ordering::Relaxed)).since(now);
+        (!left.is_zero() && left <= Duration::from_secs(MAX_WAIT)).then_some(left)
+    }
+}
+
+/// Seconds since the epoch of an HTTP date.
+fn epoch_seconds(date: &str) -> Option<u64> {
+    let moment = httpdate::parse_http_date(date).ok()?;
+    Some(moment.duration_since(UNIX_EPOCH).ok()?.as_secs())
 }
 
 fn api_headers(request: RequestBuilder) -> RequestBuilder {
@@ -128,5 +191,7 @@ fn kind(error: &reqwest::Error) -> &'static str {
 
 /// A page of a hundred teams is below 200 KiB.
 const MAX_ANSWER: usize = 1 << 20;
+/// Seconds; when GitHub limits and does not say for how long.
+const UNTOLD_WAIT: u64 = 60;
 /// Seconds; nobody waits longer than this for a retry, whatever GitHub says.
 const MAX_WAIT: u64 = 3_600;

@@ -7,6 +7,7 @@ mod api;
 pub mod credential;
 mod http;
 mod login;
+pub mod scopes;
 
 pub use api::{Membership, Profile, TokenState};
 pub use http::Trouble;
@@ -15,6 +16,8 @@ pub use login::{Granted, LoginError};
 use std::time::Duration;
 
 use secrecy::SecretString;
+
+use crate::clock::Clock;
 
 /// What a [`GitHub`] needs to know.
 #[derive(Clone, Debug)]
@@ -37,11 +40,13 @@ pub struct Settings {
 pub struct GitHub {
     settings: Settings,
     client: reqwest::Client,
+    clock: Clock,
+    rest: http::Rest,
 }
 
 impl GitHub {
     /// Prepares to talk to GitHub; no connection is made.
-    pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: Settings, clock: Clock) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             // A token must not follow a redirect to another host.
             .redirect(reqwest::redirect::Policy::none())
@@ -49,7 +54,7 @@ impl GitHub {
             .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
             .user_agent(USER_AGENT)
             .build()?;
-        Ok(GitHub { settings, client })
+        Ok(GitHub { settings, client, clock, rest: http::Rest::default() })
     }
 }
 

@@ -11,12 +11,12 @@ use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::cookies::{self, Binds};
-use super::flow::{FLOW_LIFETIME, Flow, PendingLogin};
+use super::flow::{FLOW_LIFETIME, Flow, PendingLogin, STATE};
 use super::pages::{self, Onward};
 use super::{Answer, AuthorizationServer, Failure, Published, Request, destination};
 use crate::github::admission::Admitted;
 use crate::github::credential::CredentialError;
-use crate::github::{Granted, LoginError, Profile};
+use crate::github::{Granted, LoginError, Profile, scopes};
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::family::{Family, Stage};
 use crate::protocol::params::Params;
@@ -44,7 +44,7 @@ impl AuthorizationServer {
     pub async fn callback(&self, request: &Request) -> Result<Answer, Failure> {
         let query = request.query.as_deref().unwrap_or_default();
         let params = Params::parse(query.as_bytes()).map_err(not_ours)?;
-        let PendingLogin { flow, verifier } = self.pending(request, &params).ok_or_else(|| {
+        let PendingLogin { flow, verifier, .. } = self.pending(request, &params).ok_or_else(|| {
             not_ours("no state that this browser's cookie opens, or one older than ten minutes")
         })?;
         self.vouched_by_github(&params)?;
@@ -72,11 +72,19 @@ impl AuthorizationServer {
         }
     }
 
-    /// The flow that this browser approved; a state from elsewhere is nothing.
+    /// The flow that this browser approved; a state from elsewhere is nothing, there and from now on here.
     fn pending(&self, request: &Request, params: &Params) -> Option<PendingLogin> {
-        let cookie = cookies::read(&request.headers, Binds::Login, self.settings.issuer.is_secure())?;
-        let pending: PendingLogin = self.parts.keys.open(cookie.as_bytes(), params.get("state")?)?;
-        (!pending.flow.is_over(self.parts.clock.now())).then_some(pending)
+        let pending: PendingLogin = self.parts.keys.open(STATE, params.get("state")?)?;
+        if pending.flow.is_over(self.parts.clock.now()) {
+            return None;
+        }
+        let cookie = cookies::read(&request.headers, Binds::Login, self.settings.issuer.is_secure());
+        if !pending.is_of(cookie.as_deref()) {
+            warn!(client = pending.flow.client_name, "a login came back to another browser; it is over");
+            self.spent.insert(pending.flow.id, ());
+            return None;
+        }
+        Some(pending)
     }
 
     /// RFC 9207 §2.4: an `iss` must be the expected one; GitHub has sent it on and off, so absence is fine.
@@ -120,10 +128,14 @@ impl AuthorizationServer {
         granted: &Granted,
     ) -> Result<(Profile, Option<String>), Ended> {
         let token = &granted.access_token;
+        enough(&published.github_scopes, &granted.scopes)?;
         let profile = self.parts.github.profile(token).await.map_err(login_failed)?;
         self.admit(&profile, granted).await?;
-        let email = match published.needs_email {
-            true => self.parts.github.email(token).await.map_err(OAuthError::unavailable)?,
+        let email = match self.shares_email(published) {
+            true => {
+                let email = self.parts.github.email(token).await.map_err(OAuthError::unavailable)?;
+                Some(email.unwrap_or_default())
+            }
             false => None,
         };
         let until = flow.started.after(FLOW_LIFETIME * 2);
@@ -132,6 +144,12 @@ impl AuthorizationServer {
             Created::Created => Ok((profile, email)),
             Created::Exists => Err(Ended::Finished),
         }
+    }
+
+    /// Whether somebody's address is injected by any resource that this login's credential serves.
+    fn shares_email(&self, published: &Published) -> bool {
+        let alike = |other: &&Published| other.github_scopes == published.github_scopes;
+        self.settings.resources.iter().filter(alike).any(|other| other.needs_email)
     }
 
     /// A token that no login will use leaves GitHub again: it keeps ten per person, and kills the oldest.
@@ -154,6 +172,12 @@ impl AuthorizationServer {
             Ok(Admitted::No) => {
                 info!(person = profile.id, login = profile.login, "a login was refused by the allow-list");
                 Err(OAuthError::new(Code::AccessDenied, "this GitHub account may not use this server"))
+            }
+            Ok(Admitted::SignOnFirst) => {
+                info!(person = profile.id, login = profile.login, "a login lacks a single sign-on session");
+                let text = "GitHub hides an organisation until you sign in to its single sign-on; \
+                            if this server is for its members, do that at GitHub and try again";
+                Err(OAuthError::new(Code::AccessDenied, text))
             }
             Err(error @ CredentialError::Gone) => {
                 Err(OAuthError::new(Code::ServerError, "login failed").because(error))
@@ -240,6 +264,21 @@ fn refused_by_github(code: &str) -> OAuthError {
             OAuthError::new(Code::ServerError, "GitHub did not start the login")
         }
     }
+}
+
+/// A person may grant less than was asked. A GitHub App has permissions instead, and its answer no scopes.
+fn enough(asked: &[String], granted: &[String]) -> Result<(), OAuthError> {
+    let missing = if granted.is_empty() { Vec::new() } else { scopes::missing(asked, granted) };
+    if !missing.is_empty() {
+        let text =
+            format!("GitHub did not grant everything this server needs; missing: {}", missing.join(" "));
+        return Err(OAuthError::new(Code::AccessDenied, text));
+    }
+    let surplus = scopes::surplus(asked, granted);
+    if !surplus.is_empty() {
+        warn!(scopes = surplus.join(" "), "GitHub granted more than was asked");
+    }
+    Ok(())
 }
 
 fn login_failed(failure: LoginError) -> OAuthError {

@@ -4,10 +4,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::AuthorizationServer;
 use super::document::DocumentError;
+use crate::clock::Clock;
 use crate::protocol::client::{AuthMethod, Client, Origin, PREFIX};
 use crate::protocol::redirect::{RedirectKind, RedirectUri};
 use crate::protocol::token::TAG_BYTES;
@@ -22,7 +24,7 @@ pub struct Registration {
     /// Seconds since the epoch.
     pub issued: u64,
     /// Two registrations of the same metadata are two clients.
-    pub salt: [u8; 4],
+    pub salt: Vec<u8>,
 }
 
 /// Why a `client_id` is nobody.
@@ -34,6 +36,15 @@ pub enum NoClient {
 }
 
 impl Registration {
+    /// The difference between two clients of the same metadata. A secret is derived from the id, so nobody may
+    /// get an id with one twice; without one a short salt keeps ids short.
+    pub fn salt(auth: AuthMethod, clock: &Clock) -> Vec<u8> {
+        match auth {
+            AuthMethod::None => clock.random::<4>().to_vec(),
+            AuthMethod::ClientSecretBasic | AuthMethod::ClientSecretPost => clock.random::<16>().to_vec(),
+        }
+    }
+
     /// `prefix + base64url(key id | metadata | MAC)`
     pub fn client_id(&self, keys: &KeyRing) -> String {
         let metadata = postcard::to_stdvec(self).expect("a registration is plain data");
@@ -89,7 +100,8 @@ impl AuthorizationServer {
     /// Whether this is the client's secret; constant time.
     pub(super) fn is_secret_of(&self, client: &Client, secret: &str) -> bool {
         match self.configured(&client.id) {
-            Some((_, Some(own))) => own.expose_secret().as_bytes().ct_eq(secret.as_bytes()).into(),
+            // Hashes: a comparison of the texts would tell their length.
+            Some((_, Some(own))) => Sha256::digest(own.expose_secret()).ct_eq(&Sha256::digest(secret)).into(),
             Some((_, None)) => false,
             None => {
                 let seal =

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, header};
 
 use super::cookies::{self, Binds};
-use super::flow::{Flow, PendingConsent, PendingLogin};
+use super::flow::{Flow, PendingConsent, PendingLogin, STATE};
 use super::pages::{self, Onward};
 use super::{Answer, AuthorizationServer, Failure, Request};
 use crate::protocol::error::{Code, OAuthError};
@@ -48,7 +48,8 @@ impl AuthorizationServer {
         let clock = &self.parts.clock;
         let cookie = cookies::keep(&request.headers, Binds::Login, self.settings.issuer.is_secure(), clock);
         let verifier: [u8; 32] = clock.random();
-        let state = self.parts.keys.seal(clock, cookie.value.as_bytes(), &PendingLogin { flow, verifier });
+        let pending = PendingLogin::new(flow, verifier, &cookie.value);
+        let state = self.parts.keys.seal(clock, STATE, &pending);
         let verifier = URL_SAFE_NO_PAD.encode(verifier);
         let url = self.parts.github.authorize_url(&state, &verifier, &published.github_scopes);
         let html = pages::render(&Onward {

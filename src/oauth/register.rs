@@ -45,7 +45,7 @@ impl AuthorizationServer {
             redirect_uris,
             auth,
             issued: self.parts.clock.now().seconds(),
-            salt: self.parts.clock.random(),
+            salt: Registration::salt(auth, &self.parts.clock),
         };
         let client_id = registration.client_id(&self.parts.keys);
         let mut body = json!({

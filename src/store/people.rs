@@ -27,7 +27,7 @@ pub struct CredentialRecord {
     pub person: u64,
     /// The login when we last looked; for people to read, never to decide by.
     pub login: String,
-    /// Primary and verified address, when the resource injects it.
+    /// Primary and verified address, when a resource injects it; empty when GitHub shows none.
     pub email: Option<String>,
     /// The token pair under our seal, bound to this record's key.
     pub sealed: String,
@@ -57,24 +57,29 @@ impl People {
         format!("credential/{person}/{}", scopes.replace(' ', "+"))
     }
 
+    /// The GitHub scopes that a record key was made for.
+    pub fn scopes_of(key: &str) -> Vec<String> {
+        let scopes = key.splitn(3, '/').nth(2).unwrap_or_default();
+        scopes.split('+').filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
+    }
+
     /// The credential under a key.
     pub async fn credential(&self, key: &str) -> Result<Option<Stored<CredentialRecord>>, StoreError> {
         self.records.read(key).await?.map(|record| decode(key, record)).transpose()
     }
 
-    /// Keeps the credential of a fresh login; the newest serves all families.
-    pub async fn keep_credential(&self, key: &str, credential: &CredentialRecord) -> Result<(), StoreError> {
-        loop {
-            let outcome = match self.records.read(key).await? {
-                Some(seen) => {
-                    self.swap_credential(key, seen.version, credential).await? == Replaced::Replaced
-                }
-                None => self.records.create(key, self.record(credential)).await? == Created::Created,
-            };
-            if outcome {
-                return Ok(());
-            }
-        }
+    /// Writes the credential of a fresh login over the one that was seen, or where there was none. `false` when
+    /// somebody else was first.
+    pub async fn put_credential(
+        &self,
+        key: &str,
+        seen: Option<u64>,
+        credential: &CredentialRecord,
+    ) -> Result<bool, StoreError> {
+        Ok(match seen {
+            Some(seen) => self.swap_credential(key, seen, credential).await? == Replaced::Replaced,
+            None => self.records.create(key, self.record(credential)).await? == Created::Created,
+        })
     }
 
     /// Replaces a credential that was read at version `seen`.
@@ -99,9 +104,12 @@ impl People {
         self.records.delete(&format!("refreshing/{key}")).await
     }
 
-    /// Forgets a credential.
-    pub async fn forget_credential(&self, key: &str) -> Result<(), StoreError> {
-        self.records.delete(key).await
+    /// Forgets a credential that was read at version `seen`; a newer one stays.
+    pub async fn forget_credential(&self, key: &str, seen: u64) -> Result<Replaced, StoreError> {
+        // A record that ended at the epoch does not exist, however the clock is set; the next sweep takes it away.
+        let version = u64::from_be_bytes(self.clock.random());
+        let gone = Record { bytes: Vec::new(), version, owner: String::new(), expires: Time::from_millis(0) };
+        self.records.replace(key, seen, gone).await
     }
 
     /// The first person who passes with an allow-listed login is the one it means for good.

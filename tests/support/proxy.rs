@@ -135,6 +135,12 @@ impl Proxy {
         self.app = Some(app);
     }
 
+    /// The same with a changed configuration.
+    pub async fn reconfigure(&mut self, change: impl FnOnce(&str) -> String) {
+        self.yaml = change(&self.yaml);
+        self.restart().await;
+    }
+
     /// What starting on the same configuration, clock and store comes to.
     pub fn start_again(&self) -> Result<App, StartError> {
         App::start(

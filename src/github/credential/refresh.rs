@@ -5,12 +5,12 @@
 
 use std::time::Duration;
 
-use secrecy::SecretString;
 use tokio::time::sleep;
 use tracing::warn;
 
 use super::super::{Granted, LoginError, Trouble};
 use super::outcomes::Arrival;
+use super::pair::TokenPair;
 use super::{Credential, CredentialError, Inner};
 use crate::clock::Time;
 use crate::store::people::CredentialRecord;
@@ -77,24 +77,20 @@ impl Inner {
         }
         let still_good = credential.expires.is_some_and(|expires| self.clock.now() < expires);
         let Some(refresh_token) = refresh_token else {
-            return if still_good { Ok(credential) } else { self.bury(key, &stored.value, "expired").await };
+            return if still_good { Ok(credential) } else { self.bury(key, &stored, "expired").await };
         };
         let answer = self.github.refresh(&refresh_token).await;
         let trouble = if let Err(LoginError::Trouble(trouble)) = &answer { Some(trouble) } else { None };
         self.refreshes.note(key, trouble, self.clock.now());
         match answer {
-            Ok(granted) => self.store_refreshed(key, stored.value, &granted, &refresh_token).await,
+            Ok(granted) => self.store_refreshed(key, stored.value, &granted).await,
             Err(error) if error.is_misconfiguration() => {
                 warn!(%error, "GitHub does not accept the configured client_id and client_secret");
                 if still_good { Ok(credential) } else { Err(Trouble::new(error).into()) }
             }
             Err(LoginError::Refused(_)) => {
-                let now = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
-                // A new login came in between: it stands.
-                if now.version != stored.version {
-                    return self.open(key, &now).map(|(credential, _)| credential);
-                }
-                self.bury(key, &stored.value, "refused at refresh").await
+                // A new login may have come in between: it stands.
+                self.bury(key, &stored, "refused at refresh").await
             }
             Err(LoginError::Trouble(_)) if still_good => Ok(credential),
             Err(LoginError::Trouble(trouble)) => Err(trouble.into()),
@@ -106,11 +102,10 @@ impl Inner {
         key: &str,
         old: CredentialRecord,
         granted: &Granted,
-        old_refresh: &SecretString,
     ) -> Result<Credential, CredentialError> {
         let now = self.clock.now();
-        let kept = granted.refresh_token.as_ref().unwrap_or(old_refresh);
-        let sealed = self.seal(key, &granted.access_token, Some(kept));
+        let before = self.pair(key, &old).ok_or(CredentialError::Gone)?;
+        let sealed = self.keys.seal(&self.clock, key.as_bytes(), &TokenPair::of_refresh(granted, before));
         let expires = granted.expires_in.map(|seconds| now.after(Duration::from_secs(seconds)));
         self.unsaved.insert(key.to_owned(), Refreshed { replaces: old.sealed, sealed, expires });
         self.save(key).await?;

@@ -1,6 +1,6 @@
 //! What goes wrong at GitHub, on request.
 
-use std::{future, io, sync::Arc};
+use std::{future, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response};
@@ -33,6 +33,8 @@ pub enum Fault {
     Truncated,
     /// The first half of the true answer, then the connection dies.
     BrokenOff,
+    /// The true answer, a byte at a time with this pause between them.
+    Dribble(Duration),
     /// 200 with a valid JSON object of about this many bytes; nothing is done.
     Huge(usize),
     /// The true answer without `access_token`.
@@ -64,6 +66,7 @@ impl Fault {
             Fault::BrokenOff => {
                 return Ok(act().map(|body| Payload::breaking_off(first_half(body))));
             }
+            Fault::Dribble(pause) => return Ok(act().map(|body| Payload::dribbling(body, pause))),
             Fault::Huge(size) => reply::json(200, &json!({ "padding": "x".repeat(size) })),
             Fault::NoAccessToken => {
                 let reply = act();

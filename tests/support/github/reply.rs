@@ -1,9 +1,11 @@
 //! Building answers, whole ones and ones that break off.
 
 use std::{
+    future::Future,
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -13,6 +15,7 @@ use http::{
 };
 use hyper::body::{Body, Frame, SizeHint};
 use serde_json::{Value, json};
+use tokio::time::{Instant, Sleep, sleep};
 use url::form_urlencoded;
 
 pub type Reply = Response<Bytes>;
@@ -80,15 +83,21 @@ pub fn escape(text: &str) -> String {
 pub struct Payload {
     rest: Option<Bytes>,
     breaks_off: bool,
+    /// A byte at a time, this far apart.
+    dribble: Option<(Duration, Pin<Box<Sleep>>)>,
 }
 
 impl Payload {
     pub fn whole(body: Bytes) -> Payload {
-        Payload { rest: Some(body), breaks_off: false }
+        Payload { rest: Some(body), breaks_off: false, dribble: None }
     }
 
     pub fn breaking_off(body: Bytes) -> Payload {
-        Payload { rest: Some(body), breaks_off: true }
+        Payload { rest: Some(body), breaks_off: true, dribble: None }
+    }
+
+    pub fn dribbling(body: Bytes, pause: Duration) -> Payload {
+        Payload { rest: Some(body), breaks_off: false, dribble: Some((pause, Box::pin(sleep(pause)))) }
     }
 }
 
@@ -98,8 +107,16 @@ impl Body for Payload {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let Payload { rest, dribble, .. } = &mut *self;
+        if let (Some((pause, timer)), Some(rest)) = (dribble, rest)
+            && !rest.is_empty()
+        {
+            ready!(timer.as_mut().poll(context));
+            timer.as_mut().reset(Instant::now() + *pause);
+            return Poll::Ready(Some(Ok(Frame::data(rest.split_to(1)))));
+        }
         let next = match self.rest.take() {
             Some(bytes) => Some(Ok(Frame::data(bytes))),
             None if self.breaks_off => Some(Err(io::ErrorKind::ConnectionReset.into())),
