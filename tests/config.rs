@@ -125,6 +125,13 @@ fn everything_that_is_written_is_read() {
     assert_eq!(config.keys.len(), 2);
     assert_eq!(config.trusted_proxies.len(), 3);
     assert_eq!(config.allowed_origins, ["https://app.example.com", "http://intranet:8080"]);
+    let limits = &config.limits;
+    assert_eq!((limits.connections, limits.connections_per_address), (Some(5_000), Some(100)));
+    assert_eq!((limits.streams_per_person, limits.head_timeout), (20, Duration::from_secs(10)));
+    assert_eq!(
+        (limits.body_timeout, limits.write_timeout),
+        (Duration::from_secs(60), Duration::from_secs(300))
+    );
     assert_eq!((config.workers, config.drain), (2, Duration::from_secs(20)));
 }
 

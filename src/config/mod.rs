@@ -4,6 +4,7 @@
 //! small settings.
 
 mod clients;
+mod limits;
 pub mod raw;
 mod resolve;
 mod resources;
@@ -23,6 +24,7 @@ use crate::protocol::issuer::Issuer;
 use crate::protocol::resource::Resource;
 use crate::seal::MasterKey;
 
+pub use limits::Limits;
 pub use raw::{Environment, Problem};
 
 /// A valid configuration.
@@ -60,6 +62,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// Web origins that may call resources, beside our own and loopback ones.
     pub allowed_origins: Vec<String>,
+    /// How much strangers, addresses and people may hold.
+    pub limits: Limits,
     /// How long open requests get after SIGTERM.
     pub drain: Duration,
 }

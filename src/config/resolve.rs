@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::raw::{self, Environment, Node, Problem, Problems};
-use super::{Allow, ClientMetadata, Config, GitHub, StoreConfig, clients, resources};
+use super::{Allow, ClientMetadata, Config, GitHub, StoreConfig, clients, limits, resources};
 use crate::protocol::family::Lifetimes;
 use crate::protocol::issuer::{Issuer, is_loopback};
 use crate::seal::{MasterKey, parse_key};
@@ -47,6 +47,7 @@ fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
         parsed_items(&root.get("trusted_proxies"), |text| text.parse().map_err(|_| cidr(text)));
     let allowed_origins = parsed_items(&root.get("allowed_origins"), origin);
     let registration = registration(&root.get("registration"));
+    let limits = limits::limits(&root.get("limits"));
     Some(Config {
         workers: workers(&root.get("workers")),
         iss: root.get("iss").truth(true),
@@ -66,6 +67,7 @@ fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
         keys,
         trusted_proxies,
         allowed_origins,
+        limits,
     })
 }
 
@@ -322,7 +324,7 @@ pub(super) fn parsed_items<T, E: Display>(node: &Node<'_>, parse: impl Fn(&str) 
     node.items().iter().filter_map(|item| item.parsed(&parse)).collect()
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "public_url",
     "listen",
     "github",
@@ -339,6 +341,7 @@ const KEYS: [&str; 18] = [
     "iss",
     "trusted_proxies",
     "allowed_origins",
+    "limits",
     "workers",
     "drain",
 ];
