@@ -1,6 +1,8 @@
 //! The composition root: a [`Config`] in, a running [`App`] out. The only file that names every module.
 
 mod announce;
+mod look;
+mod secure;
 mod side;
 
 use std::io;
@@ -18,6 +20,7 @@ use tracing::warn;
 
 use announce::announcement;
 pub use announce::shown;
+pub use look::{concerns, obstacles};
 use side::Side;
 
 use crate::clock::Clock;
@@ -39,6 +42,7 @@ use crate::store::families::Families;
 use crate::store::memory::Memory;
 use crate::store::people::People;
 use crate::store::sqlite::{OpenError, Sqlite};
+use crate::tls::{self, Fault};
 use crate::upstream::{self, Target, TargetError, Upstream};
 
 /// A proxy that serves until it is stopped or dropped.
@@ -64,6 +68,10 @@ pub struct Tuning {
     pub stream_recheck: Duration,
     /// How often expired records are removed.
     pub sweep: Duration,
+    /// How long a TLS handshake may take.
+    pub handshake: Duration,
+    /// How often the TLS files are looked at.
+    pub tls_files: Duration,
 }
 
 impl Default for Tuning {
@@ -76,6 +84,9 @@ impl Default for Tuning {
             keep_alive: Duration::from_secs(15),
             stream_recheck: Duration::from_secs(15),
             sweep: Duration::from_secs(60),
+            // Two round trips and some arithmetic, over a bad mobile network.
+            handshake: Duration::from_secs(10),
+            tls_files: Duration::from_secs(5),
         }
     }
 }
@@ -89,6 +100,8 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("keys: {}: {problem}", path.display())]
     KeyFile { path: PathBuf, problem: String },
+    #[error("tls: {0}")]
+    Tls(Fault),
     #[error("resources: the upstream of {path} {source}")]
     Upstream { path: String, source: TargetError },
     #[error("cannot prepare calls to GitHub or to client metadata documents: {0}")]
@@ -115,6 +128,9 @@ impl App {
         let announce = announcement(&config, address);
         let server = Arc::new(compose(config, &clock, tuning, &records, &keys, side.handle())?);
         side.handle().spawn(sweep(records, server.gate.clone(), tuning.sweep));
+        if let Some(tls) = &server.tls {
+            side.handle().spawn(tls.clone().follow(clock.clone(), tuning.tls_files));
+        }
         let (drain, draining) = watch::channel(Drain::No);
         let mut workers = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {
@@ -124,6 +140,9 @@ impl App {
         }
         server.ready.store(true, Ordering::Relaxed);
         announce();
+        for concern in server.tls.iter().flat_map(|tls| tls.concerns(clock.now())) {
+            warn!("{concern}");
+        }
         Ok(App { address, server, drain, grace, workers, side })
     }
 
@@ -170,23 +189,6 @@ impl Drop for App {
     }
 }
 
-/// What would keep a valid configuration from starting on this machine, as far as looking can tell.
-pub fn obstacles(config: &Config) -> Vec<String> {
-    install_crypto();
-    let upstreams = config.resources.iter().filter_map(|resource| {
-        let error = Target::new(&resource.upstream, upstream::trusting).err()?;
-        Some(format!("the upstream of {} {error}", resource.resource.path()))
-    });
-    let directory = match &config.store {
-        StoreConfig::Sqlite(path) => path.parent().filter(|directory| !directory.as_os_str().is_empty()),
-        StoreConfig::Memory => None,
-    };
-    let missing = directory.filter(|directory| !directory.is_dir());
-    let missing =
-        missing.map(|directory| format!("the store's directory {} does not exist", directory.display()));
-    upstreams.chain(missing).collect()
-}
-
 /// Puts the rooms together.
 fn compose(
     config: Config,
@@ -214,6 +216,7 @@ fn compose(
         }
     });
     let upstreams = upstreams(&config, clock, tuning, keys)?;
+    let (tls, strict_transport) = (secure::shown(&config, clock, tuning)?, secure::is_strict(&config));
     let documents = documents(&config, clock)?;
     let parts = oauth::Parts {
         keys: keys.clone(),
@@ -243,6 +246,8 @@ fn compose(
         front,
         origins,
         trusted_proxies,
+        tls,
+        strict_transport,
         side,
         ready,
     })
@@ -257,6 +262,7 @@ fn github(config: &Config, clock: &Clock, tuning: &Tuning) -> Result<GitHub, req
         callback_url: config.issuer.url(CALLBACK_PATH),
         fresh_token_retries: tuning.fresh_token_retries.clone(),
         timeout: tuning.github_timeout,
+        authorities: config.authorities.clone(),
     };
     GitHub::new(settings, clock.clone())
 }
@@ -271,7 +277,7 @@ fn allow_list(allow: &Allow) -> AllowList {
 fn documents(config: &Config, clock: &Clock) -> Result<Option<Fetcher>, reqwest::Error> {
     let settings = oauth::document::Settings {
         allow_hosts: config.client_metadata.allow_hosts.clone(),
-        ca: config.client_metadata.ca.clone(),
+        authorities: config.client_metadata.authorities.clone(),
         allow_private_addresses: config.client_metadata.allow_private_addresses,
         own_authority: config.issuer.authority().to_owned(),
     };
@@ -286,7 +292,7 @@ fn upstreams(
 ) -> Result<Vec<Published>, StartError> {
     let published = |resource: &ResourceConfig| {
         let path = resource.resource.path().to_owned();
-        let target = Target::new(&resource.upstream, upstream::trusting)
+        let target = Target::new(&resource.upstream, || tls::trusting(&config.authorities))
             .map_err(|source| StartError::Upstream { path: path.clone(), source })?;
         let settings = upstream::Settings {
             target,

@@ -150,6 +150,9 @@ fn check(path: &Path) -> ExitCode {
             for obstacle in app::obstacles(&config) {
                 println!("\nOn this machine it would not start: {obstacle}");
             }
+            for concern in app::concerns(&config) {
+                println!("\nWarning: {concern}");
+            }
             ExitCode::SUCCESS
         }
         Err(problems) => refuse(path, &problems),
@@ -169,7 +172,8 @@ fn refuse(path: &Path, problems: &[Problem]) -> ExitCode {
 fn report(config: &Config) -> String {
     let mut lines = vec!["The configuration is valid.".to_owned(), String::new()];
     lines.push(format!("Clients see      {}", config.issuer));
-    lines.push(format!("Listens on       {}", config.listen));
+    let tls = config.tls.as_ref().map(|files| format!(", TLS with {}", files.cert.display()));
+    lines.push(format!("Listens on       {}{}", config.listen, tls.unwrap_or_default()));
     lines.push(format!("Logins at        {} as {}", config.github.base_url, config.github.client_id));
     lines.push(format!("Callback URL     {}   <- register exactly this at GitHub", config.callback_url()));
     lines.push(format!("Who may log in   {}", who(&config.allow)));

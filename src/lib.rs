@@ -19,6 +19,7 @@
 //! | [`keyfile`] | which key, when none was configured? |
 //! | [`seal`] | what do strangers carry for us, and is it unchanged? |
 //! | [`protocol`] | what do the RFCs' words mean? |
+//! | [`tls`] | which certificate is shown, and whose is believed? |
 //! | [`telemetry`] | what does the operator read? |
 //! | [`clock`] | what time is it, and what is random? |
 //!
@@ -38,4 +39,5 @@ pub mod seal;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod upstream;

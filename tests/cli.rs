@@ -140,6 +140,40 @@ fn check_says_what_would_be_served_where() {
     }
 }
 
+/// A certificate that works may still be the wrong one: it starts, and says so.
+#[cfg(unix)]
+#[test]
+fn what_is_odd_about_a_certificate_is_told_by_check_and_at_start() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use support::tls::{Authority, section};
+    let place = Place::new("store: 'memory:'");
+    let authority = Authority::new();
+    let yaml = std::fs::read_to_string(place.path().join("proxy.yaml")).expect("text");
+    std::fs::write(place.path().join("proxy.yaml"), yaml + &section(place.path())).expect("writes");
+    authority.pair(&["*.example.com"]).write(place.path());
+    let good = text(&place.run(&["check"]).stdout);
+    assert!(good.contains("Listens on       127.0.0.1:0, TLS with ") && !good.contains("Warning"), "{good}");
+    authority.pair(&["www.example.com"]).write(place.path());
+    let key = place.path().join("key.pem");
+    // As a Kubernetes secret with fsGroup, which is nothing to say.
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).expect("changes");
+    let named = text(&place.run(&["check"]).stdout);
+    assert!(named.contains("is not for mcp.example.com, so clients will refuse it"), "{named}");
+    assert!(!named.contains("can read"), "{named}");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).expect("changes");
+    let output = place.run(&["check"]);
+    let open = text(&output.stdout);
+    assert!(open.contains("Warning: tls.key: every user of this machine can read"), "{open}");
+    assert_eq!(output.status.code(), Some(0));
+    let running = place.serve();
+    running.signal("TERM");
+    let (status, said) = running.ended();
+    assert_eq!(status.code(), Some(0), "{said}");
+    for expected in ["is not for mcp.example.com", "every user of this machine can read"] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+}
+
 #[test]
 fn a_bad_file_is_64_with_every_problem() {
     let place = Place::new("store: postgres:CANARY\nworkes: 2\nkeys: [CANARY]\n");

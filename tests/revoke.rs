@@ -279,6 +279,7 @@ fn credentials(github: &GitHub) -> Credentials {
         callback_url: "https://p.test/github/callback".to_owned(),
         fresh_token_retries: Vec::new(),
         timeout: Duration::from_secs(5),
+        authorities: Default::default(),
     };
     let github = Arc::new(mcp_auth_proxy::github::GitHub::new(settings, clock.clone()).unwrap());
     let records: Arc<dyn Records> = Arc::new(Memory::new(clock.clone()));

@@ -23,6 +23,9 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("protocol", "crate::upstream"),
     ("protocol", "crate::server"),
     ("protocol", "tokio"),
+    ("tls", "hyper"),
+    ("tls", "crate::server"),
+    ("tls", "crate::oauth"),
     ("clock", "crate::"),
 ];
 

@@ -8,6 +8,7 @@ mod limits;
 pub mod raw;
 mod resolve;
 mod resources;
+mod tls;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -23,6 +24,7 @@ use crate::protocol::injection::Injection;
 use crate::protocol::issuer::Issuer;
 use crate::protocol::resource::Resource;
 use crate::seal::MasterKey;
+use crate::tls::{Authorities, Files};
 
 pub use limits::Limits;
 pub use raw::{Environment, Problem};
@@ -34,6 +36,10 @@ pub struct Config {
     pub issuer: Issuer,
     /// Where to listen.
     pub listen: SocketAddr,
+    /// The certificate to show when TLS ends here.
+    pub tls: Option<Files>,
+    /// Who may vouch for GitHub and for https upstreams, beside the machine's own authorities.
+    pub authorities: Authorities,
     /// Cores to use; one runtime each.
     pub workers: usize,
     /// The OAuth App or GitHub App.
@@ -116,8 +122,8 @@ pub struct ClientMetadata {
     pub enabled: bool,
     /// Exact hosts; empty means any.
     pub allow_hosts: Vec<String>,
-    /// PEM with further certificate authorities.
-    pub ca: Option<Vec<u8>>,
+    /// Who may vouch for their hosts, beside the machine's own authorities.
+    pub authorities: Authorities,
     /// For tests and closed networks only.
     pub allow_private_addresses: bool,
 }

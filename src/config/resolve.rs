@@ -5,13 +5,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
 use secrecy::SecretString;
 use url::Url;
 
 use super::raw::{self, Environment, Node, Problem, Problems};
-use super::{Allow, ClientMetadata, Config, GitHub, StoreConfig, clients, limits, resources};
+use super::{Allow, ClientMetadata, Config, GitHub, StoreConfig, clients, limits, resources, tls};
 use crate::protocol::family::Lifetimes;
 use crate::protocol::issuer::{Issuer, is_loopback};
 use crate::seal::{MasterKey, parse_key};
@@ -37,6 +35,8 @@ fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
     }
     let issuer = issuer(root);
     let listen = listen(root, issuer.as_ref());
+    let (tls, authorities) =
+        (tls::files(&root.get("tls"), issuer.as_ref()), tls::authorities(&root.get("ca_file")));
     let github = github(&root.get("github"), environment);
     let allow = allow(&root.get("allow"));
     let (resources, store) =
@@ -56,6 +56,8 @@ fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
         drain: root.get("drain").duration(Duration::from_secs(8)),
         issuer: issuer?,
         listen: listen?,
+        tls,
+        authorities,
         github: github?,
         allow: allow?,
         store: store?,
@@ -274,20 +276,9 @@ fn client_metadata(node: &Node<'_>) -> ClientMetadata {
                 _ => Err(format!("expected a host name like claude.ai, got {host:?}")),
             }
         }),
-        ca: node.get("ca_file").parsed(certificates),
+        authorities: tls::authorities(&node.get("ca_file")),
         allow_private_addresses: node.get("allow_private_addresses").truth(false),
     }
-}
-
-/// A PEM file with at least one certificate, and nothing broken in it.
-fn certificates(path: &str) -> Result<Vec<u8>, String> {
-    let pem = std::fs::read(path).map_err(|error| format!("cannot read {path}: {error}"))?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let mut roots = rustls::RootCertStore::empty();
-    let usable = found.is_ok_and(|found| {
-        !found.is_empty() && found.into_iter().all(|certificate| roots.add(certificate).is_ok())
-    });
-    if usable { Ok(pem) } else { Err(format!("{path} does not hold certificates in PEM")) }
 }
 
 fn keys(root: &Node<'_>) -> Vec<MasterKey> {
@@ -324,9 +315,11 @@ pub(super) fn parsed_items<T, E: Display>(node: &Node<'_>, parse: impl Fn(&str) 
     node.items().iter().filter_map(|item| item.parsed(&parse)).collect()
 }
 
-const KEYS: [&str; 19] = [
+const KEYS: [&str; 21] = [
     "public_url",
     "listen",
+    "tls",
+    "ca_file",
     "github",
     "allow",
     "resources",

@@ -18,6 +18,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::clock::Clock;
+use crate::tls::Authorities;
 
 /// What a [`GitHub`] needs to know.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct Settings {
     pub fresh_token_retries: Vec<Duration>,
     /// Total time of one call.
     pub timeout: Duration,
+    /// Who may vouch for it, beside the machine's own authorities.
+    pub authorities: Authorities,
 }
 
 /// GitHub as a login and as an API.
@@ -53,6 +56,7 @@ impl GitHub {
             .timeout(settings.timeout)
             .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
             .user_agent(USER_AGENT)
+            .tls_certs_merge(settings.authorities.for_reqwest()?)
             .build()?;
         Ok(GitHub { settings, client, clock, rest: http::Rest::default() })
     }

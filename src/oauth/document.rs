@@ -18,14 +18,15 @@ use super::public::{Public, is_public};
 use crate::clock::{Clock, Time};
 use crate::protocol::client::{AuthMethod, Client, Origin, display_name};
 use crate::protocol::redirect::RedirectUri;
+use crate::tls::Authorities;
 
 /// How documents are fetched.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Exact hosts; empty means any.
     pub allow_hosts: Vec<String>,
-    /// PEM with further certificate authorities.
-    pub ca: Option<Vec<u8>>,
+    /// Who may vouch for their hosts, beside the machine's own authorities.
+    pub authorities: Authorities,
     /// For tests and closed networks only.
     pub allow_private_addresses: bool,
     /// Our own `host[:port]`: no client lives there.
@@ -78,7 +79,7 @@ struct Document {
 impl Fetcher {
     /// A fetcher with an empty cache.
     pub fn new(settings: Settings, clock: Clock) -> Result<Self, reqwest::Error> {
-        let mut builder = reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .https_only(true)
@@ -89,9 +90,7 @@ impl Fetcher {
                 allow_private: settings.allow_private_addresses,
                 lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
             }));
-        if let Some(pem) = &settings.ca {
-            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem)?);
-        }
+        let builder = builder.tls_certs_merge(settings.authorities.for_reqwest()?);
         let kept = moka::future::Cache::builder().max_capacity(MAX_KEPT).time_to_live(MAX_AGE).build();
         Ok(Fetcher { settings, clock, client: builder.build()?, kept })
     }
@@ -235,7 +234,7 @@ mod tests {
     fn ids_that_are_not_plain_urls_are_refused_by_looking() {
         let settings = Settings {
             allow_hosts: vec![],
-            ca: None,
+            authorities: Authorities::default(),
             allow_private_addresses: false,
             own_authority: "p.test".into(),
         };

@@ -35,6 +35,9 @@ pub enum IssuerError {
 }
 
 impl Issuer {
+    /// The port of https that is not written.
+    pub const HTTPS_PORT: u16 = 443;
+
     /// Parses a configured public URL; one trailing slash is forgiven.
     pub fn parse(text: &str) -> Result<Self, IssuerError> {
         let url = Url::parse(text).map_err(|_| IssuerError::NotAUrl(text.to_owned()))?;
@@ -63,6 +66,14 @@ impl Issuer {
     /// `host[:port]` as a client's Host header carries it (no default port).
     pub fn authority(&self) -> &str {
         &self.authority
+    }
+
+    /// The host alone: a name, or an address (IPv6 in brackets).
+    pub fn host(&self) -> &str {
+        match self.authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => host,
+            _ => &self.authority,
+        }
     }
 
     /// The absolute URL of one of our paths.
@@ -114,6 +125,14 @@ mod tests {
         assert_eq!(issuer.url("/token"), "https://mcp.example.com/token");
         assert!(Issuer::parse("http://localhost:8000").expect("loopback").is_loopback());
         assert!(Issuer::parse("http://[::1]:8000").is_ok());
+        for (url, host) in [
+            ("https://mcp.example.com", "mcp.example.com"),
+            ("https://mcp.example.com:8443", "mcp.example.com"),
+            ("https://[::1]", "[::1]"),
+            ("https://[::1]:8443", "[::1]"),
+        ] {
+            assert_eq!(Issuer::parse(url).expect("valid").host(), host);
+        }
     }
 
     #[test]

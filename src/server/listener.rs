@@ -11,13 +11,16 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
+use tokio::time::error::Elapsed;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::Server;
-use super::sniff::{Sniffed, sniff};
+use super::secure;
+use super::sniff::{Opened, Sniffed, sniff};
 use crate::telemetry;
 
 /// How far the end has come.
@@ -108,9 +111,31 @@ async fn refused(error: &io::Error) {
 async fn serve(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, drain: watch::Receiver<Drain>) {
     // Fails only when the peer is gone already, which shows at the next read.
     let _ = stream.set_nodelay(true);
-    let (io, is_http2) = match timeout(HEAD_TIMEOUT, sniff(stream)).await {
-        Ok(Ok(Some(sniffed))) => sniffed,
-        Ok(Ok(None)) | Ok(Err(_)) | Err(_) => return,
+    match &server.tls {
+        Some(tls) => {
+            let opened = timeout(HEAD_TIMEOUT, secure::open(stream, tls, &server.issuer)).await;
+            serve_opened(opened, peer, server.clone(), drain).await;
+        }
+        None => serve_opened(timeout(HEAD_TIMEOUT, sniff(stream)).await, peer, server, drain).await,
+    }
+}
+
+/// Serves a connection whose protocol is known by now, unless it ended before that.
+async fn serve_opened<T>(
+    opened: Result<Opened<T>, Elapsed>,
+    peer: SocketAddr,
+    server: Arc<Server>,
+    drain: watch::Receiver<Drain>,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (io, is_http2) = match opened {
+        Ok(Ok(Some(opened))) => opened,
+        Ok(Ok(None)) | Err(_) => return,
+        Ok(Err(error)) => {
+            debug!(%error, %peer, "a connection ended before its first request");
+            return;
+        }
     };
     let outcome = if is_http2 {
         serve_http2(io, peer, server, drain).await
@@ -122,12 +147,15 @@ async fn serve(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, drain: 
     }
 }
 
-async fn serve_http1(
-    io: Sniffed<TcpStream>,
+async fn serve_http1<T>(
+    io: Sniffed<T>,
     peer: SocketAddr,
     server: Arc<Server>,
     mut drain: watch::Receiver<Drain>,
-) -> hyper::Result<()> {
+) -> hyper::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| server.clone().answer(peer, request));
     let mut builder = http1::Builder::new();
     // At most 100 headers: hyper's own default, kept because setting it costs an allocation per request.
@@ -140,12 +168,15 @@ async fn serve_http1(
     connection.await
 }
 
-async fn serve_http2(
-    io: Sniffed<TcpStream>,
+async fn serve_http2<T>(
+    io: Sniffed<T>,
     peer: SocketAddr,
     server: Arc<Server>,
     mut drain: watch::Receiver<Drain>,
-) -> hyper::Result<()> {
+) -> hyper::Result<()>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let service = service_fn(move |request| server.clone().answer(peer, request));
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder

@@ -6,6 +6,7 @@ mod address;
 mod listener;
 pub mod reply;
 pub mod router;
+mod secure;
 mod sniff;
 mod vet;
 
@@ -29,6 +30,7 @@ use crate::gate::challenge::Challenges;
 use crate::gate::origin::Origins;
 use crate::oauth::{self, AuthorizationServer, Documents};
 use crate::protocol::issuer::Issuer;
+use crate::tls::Shown;
 use crate::upstream::Upstream;
 pub use listener::{Drain, bind, work};
 use reply::{Body, Outcome, Problem};
@@ -47,6 +49,10 @@ pub struct Server {
     pub origins: Origins,
     /// Peers whose X-Forwarded-For counts.
     pub trusted_proxies: Vec<IpNet>,
+    /// What is shown to clients when TLS ends here.
+    pub tls: Option<Arc<Shown>>,
+    /// Whether browsers are told to come by https only.
+    pub strict_transport: bool,
     /// Where the authorization server's work runs, off the cores that carry streams.
     pub side: Handle,
     /// False before everything is up and once draining has begun.
@@ -75,7 +81,10 @@ impl Server {
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let client = address::client(peer, request.headers(), &self.trusted_proxies);
-        let response = self.routed(request).await;
+        let mut response = self.routed(request).await;
+        if self.strict_transport {
+            reply::strict_transport(&mut response);
+        }
         let took = self.clock.now().since(started);
         log(&method, &path, client, &response, took);
         Ok(response)

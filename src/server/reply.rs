@@ -19,6 +19,7 @@ use crate::gate::origin;
 use crate::oauth::pages::{self, Onward};
 use crate::oauth::{Answer, Failure};
 use crate::protocol::error::{Code, OAuthError};
+use crate::protocol::issuer::Issuer;
 use crate::upstream;
 
 /// The body of a response.
@@ -262,6 +263,24 @@ pub fn exposed(mut response: Response<Body>) -> Response<Body> {
 /// The answer of a health check.
 pub fn healthy() -> Response<Body> {
     json_response(200, &json!({ "status": "ok" }))
+}
+
+/// RFC 6797: browsers come back by https only. Sub-domains are not ours to speak for.
+pub fn strict_transport(response: &mut Response<Body>) {
+    let policy = HeaderValue::from_static("max-age=31536000");
+    response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, policy);
+}
+
+/// The whole answer, head and all, to plain HTTP where TLS is spoken.
+pub fn speak_https(issuer: &Issuer) -> Vec<u8> {
+    let text = format!("this port speaks https: {issuer}");
+    let body = json!({ "error": "invalid_request", "error_description": text }).to_string();
+    let length = body.len();
+    format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 fn respond(status: u16, body: Body) -> Response<Body> {

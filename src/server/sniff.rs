@@ -14,8 +14,18 @@ pub struct Sniffed<T> {
     io: T,
 }
 
+impl<T> Sniffed<T> {
+    /// Nothing was read from it.
+    pub fn unread(io: T) -> Self {
+        Sniffed { first: Vec::new(), taken: 0, io }
+    }
+}
+
+/// A connection and whether HTTP/2 is spoken on it; `None` when there is nobody left to serve.
+pub type Opened<T> = io::Result<Option<(Sniffed<T>, bool)>>;
+
 /// Reads until it is clear what the client speaks. `None`: it left without a word.
-pub async fn sniff<T: AsyncRead + Unpin>(mut io: T) -> io::Result<Option<(Sniffed<T>, bool)>> {
+pub async fn sniff<T: AsyncRead + Unpin>(mut io: T) -> Opened<T> {
     let mut first = Vec::with_capacity(PREFACE.len());
     while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
         let mut rest = [0; PREFACE.len()];

@@ -29,7 +29,7 @@ use crate::seal::KeyRing;
 pub use body::{Answer, Broken};
 use body::{Lease, RequestBody, is_too_large};
 use pool::{Pool, SendError};
-pub use pool::{Target, TargetError, trusting};
+pub use pool::{Target, TargetError};
 use session::Binding;
 
 /// What an upstream needs to know.

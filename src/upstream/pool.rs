@@ -42,12 +42,6 @@ pub enum TargetError {
     Certificates(rustls::Error),
 }
 
-/// The TLS settings for upstreams: the machine's own trust, always verified.
-pub fn trusting() -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
-    use rustls_platform_verifier::BuilderVerifierExt as _;
-    Ok(Arc::new(rustls::ClientConfig::builder().with_platform_verifier()?.with_no_client_auth()))
-}
-
 impl Target {
     /// Reads the URL of an upstream; `tls` is asked for https ones only.
     pub fn new(

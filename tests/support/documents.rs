@@ -15,14 +15,13 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+use super::tls::Authority;
 use super::upstream::Body;
 
 type Script = Arc<dyn Fn() -> Response<Body> + Send + Sync>;
@@ -30,7 +29,7 @@ type Script = Arc<dyn Fn() -> Response<Body> + Send + Sync>;
 /// A running host.
 pub struct Documents {
     address: SocketAddr,
-    ca: String,
+    authority: Authority,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
 }
@@ -53,7 +52,8 @@ impl Documents {
     pub async fn named(names: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let address = listener.local_addr().expect("bound");
-        let (acceptor, ca) = tls(names);
+        let authority = Authority::new();
+        let acceptor = TlsAcceptor::from(authority.pair(names).server());
         let shared = Arc::new(Shared {
             published: Mutex::default(),
             heard: Mutex::default(),
@@ -62,14 +62,12 @@ impl Documents {
             open: watch::Sender::new(true),
         });
         let task = tokio::spawn(accept(listener, acceptor, shared.clone()));
-        Documents { address, ca, shared, task }
+        Documents { address, authority, shared, task }
     }
 
     /// Writes the authority's certificate into a folder and returns the file.
     pub fn ca_file(&self, folder: &Path) -> PathBuf {
-        let file = folder.join("ca.pem");
-        std::fs::write(&file, &self.ca).expect("writes");
-        file
+        PathBuf::from(self.authority.file(folder))
     }
 
     /// The URL of a path, which is what a client_id is.
@@ -161,26 +159,6 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let _ = open.wait_for(|open| *open).await;
     let script = lock(&shared.published).get(&path).cloned();
     Ok(script.map_or_else(|| whole(404, &[], ""), |script| script()))
-}
-
-fn tls(names: &[&str]) -> (TlsAcceptor, String) {
-    let mut authority = CertificateParams::new(Vec::<String>::new()).expect("no names");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority_key = KeyPair::generate().expect("a key");
-    let ca = authority.self_signed(&authority_key).expect("signs").pem();
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let key = KeyPair::generate().expect("a key");
-    let issuer = Issuer::new(authority, authority_key);
-    let leaf = CertificateParams::new(names).expect("names").signed_by(&key, &issuer).expect("signs");
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("the provider has them")
-        .with_no_client_auth()
-        .with_single_cert(vec![leaf.der().clone()], key)
-        .expect("key and certificate fit");
-    (TlsAcceptor::from(Arc::new(config)), ca)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -1,16 +1,23 @@
-//! A plain HTTP/1.1 client: one connection per request, nothing followed, nothing added but Host.
+//! A plain HTTP client: one connection per request, nothing followed, nothing added but Host. HTTP/1.1 in clear,
+//! unless an address is known for TLS.
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 /// A whole answer.
 #[derive(Debug)]
@@ -80,12 +87,58 @@ async fn try_open(
     request: Request<Bytes>,
 ) -> Result<(http::response::Parts, Incoming), Box<dyn Error>> {
     let stream = TcpStream::connect(address).await?;
+    let secure = secure().lock().unwrap_or_else(PoisonError::into_inner).get(&address).cloned();
+    let Some(config) = secure else { return speak_http1(stream, request).await };
+    let name = ServerName::try_from(NAME).expect("a name");
+    let stream = TlsConnector::from(config).connect(name, stream).await?;
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => speak_http2(stream, request).await,
+        _ => speak_http1(stream, request).await,
+    }
+}
+
+async fn speak_http1<T>(
+    stream: T,
+    request: Request<Bytes>,
+) -> Result<(http::response::Parts, Incoming), Box<dyn Error>>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
         let _ = connection.await;
     });
     Ok(sender.send_request(request.map(Full::new)).await?.into_parts())
 }
+
+async fn speak_http2<T>(
+    stream: T,
+    mut request: Request<Bytes>,
+) -> Result<(http::response::Parts, Incoming), Box<dyn Error>>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    let host = request.headers_mut().remove(header::HOST).ok_or("a request names its host")?;
+    *request.uri_mut() = format!("https://{}{}", host.to_str()?, request.uri()).parse()?;
+    Ok(sender.send_request(request.map(Full::new)).await?.into_parts())
+}
+
+/// From now on TLS is spoken to this address, as if it were p.test, and HTTP/2 when that is agreed on.
+pub fn over_tls(address: SocketAddr, config: ClientConfig) {
+    secure().lock().unwrap_or_else(PoisonError::into_inner).insert(address, Arc::new(config));
+}
+
+fn secure() -> &'static Mutex<HashMap<SocketAddr, Arc<ClientConfig>>> {
+    static SECURE: OnceLock<Mutex<HashMap<SocketAddr, Arc<ClientConfig>>>> = OnceLock::new();
+    SECURE.get_or_init(Mutex::default)
+}
+
+/// What every server over TLS is called in tests.
+const NAME: &str = "p.test";
 
 /// The next piece of a body that is still open; `None` at its clean end, an error when it was cut.
 pub async fn next(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {

@@ -10,6 +10,7 @@ pub mod program;
 pub mod proxy;
 pub mod raw;
 pub mod sabotage;
+pub mod tls;
 pub mod upstream;
 
 use std::future::{Future, poll_fn};

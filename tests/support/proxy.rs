@@ -50,6 +50,8 @@ pub struct Setup {
     /// Further top-level keys.
     pub extra: String,
     pub store: String,
+    /// Where the proxy finds GitHub when not at its own address: `https://host:port` of a front.
+    pub github: Option<String>,
     pub tuning: Tuning,
 }
 
@@ -61,6 +63,7 @@ impl Default for Setup {
             resources: RESOURCE,
             extra: String::new(),
             store: "memory:".to_owned(),
+            github: None,
             tuning: Tuning {
                 fresh_token_retries: vec![Duration::from_millis(1); 2],
                 github_timeout: Duration::from_secs(5),
@@ -320,7 +323,8 @@ pub fn parse(yaml: &str) -> Result<Config, Vec<Problem>> {
 
 /// A GitHub with one person, an MCP server, and the configuration of a proxy between them.
 async fn surroundings(setup: &Setup) -> (GitHub, Mcp, String) {
-    let options = Options { token_kind: setup.token_kind, ..Options::default() };
+    // Behind a front it does not know its own name.
+    let options = Options { token_kind: setup.token_kind, iss: setup.github.is_none(), ..Options::default() };
     let github = GitHub::start(options).await.expect("a GitHub starts");
     github.world().add_user(User::octocat());
     github.world().sign_in("octocat");
@@ -332,8 +336,8 @@ async fn surroundings(setup: &Setup) -> (GitHub, Mcp, String) {
          resources: {resources}\n{}\n",
         setup.store,
         setup.allow,
-        github.base_url(),
-        github.api_url(),
+        setup.github.clone().unwrap_or_else(|| github.base_url()),
+        setup.github.as_ref().map_or_else(|| github.api_url(), |origin| format!("{origin}/api/v3")),
         setup.extra
     );
     (github, mcp, yaml)

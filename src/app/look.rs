@@ -1,0 +1,31 @@
+//! What can be said of a valid configuration on this machine without starting it.
+
+use super::install_crypto;
+use crate::clock::Clock;
+use crate::config::{Config, StoreConfig};
+use crate::tls;
+use crate::upstream::Target;
+
+/// What would keep it from starting, as far as looking can tell.
+pub fn obstacles(config: &Config) -> Vec<String> {
+    install_crypto();
+    let upstreams = config.resources.iter().filter_map(|resource| {
+        let error = Target::new(&resource.upstream, || tls::trusting(&config.authorities)).err()?;
+        Some(format!("the upstream of {} {error}", resource.resource.path()))
+    });
+    let directory = match &config.store {
+        StoreConfig::Sqlite(path) => path.parent().filter(|directory| !directory.as_os_str().is_empty()),
+        StoreConfig::Memory => None,
+    };
+    let missing = directory.filter(|directory| !directory.is_dir());
+    let missing =
+        missing.map(|directory| format!("the store's directory {} does not exist", directory.display()));
+    upstreams.chain(missing).collect()
+}
+
+/// What would not keep it from starting, and should be known.
+pub fn concerns(config: &Config) -> Vec<String> {
+    let now = Clock::system().now();
+    let identity = config.tls.as_ref().and_then(|files| Some((files, files.load(now).ok()?)));
+    identity.map(|(files, identity)| files.concerns(&identity, config.issuer.host(), now)).unwrap_or_default()
+}

@@ -1,0 +1,38 @@
+//! Whom we believe: the machine's own authorities, and those the operator adds. Always verified.
+
+use std::sync::Arc;
+
+use rustls::client::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{Error, RootCertStore};
+use rustls_platform_verifier::Verifier;
+
+/// Further certificate authorities, beside the machine's.
+#[derive(Clone, Debug, Default)]
+pub struct Authorities(Vec<CertificateDer<'static>>);
+
+impl Authorities {
+    /// Reads PEM: at least one certificate, and none that is broken.
+    pub fn parse(pem: &[u8]) -> Option<Self> {
+        let found: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
+        let mut roots = RootCertStore::empty();
+        let usable = !found.is_empty() && found.iter().all(|found| roots.add(found.clone()).is_ok());
+        usable.then_some(Authorities(found))
+    }
+
+    /// For clients that are built by reqwest.
+    pub fn for_reqwest(&self) -> Result<Vec<reqwest::Certificate>, reqwest::Error> {
+        self.0.iter().map(|authority| reqwest::Certificate::from_der(authority)).collect()
+    }
+}
+
+/// The settings for connections to upstreams.
+pub fn trusting(authorities: &Authorities) -> Result<Arc<ClientConfig>, Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = Verifier::new_with_extra_roots(authorities.0.iter().cloned(), provider.clone())?;
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    // This verifier is the platform's own; the word is rustls' for everything it does not ship.
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(verifier));
+    Ok(Arc::new(config.with_no_client_auth()))
+}
