@@ -14,10 +14,12 @@ pub mod tls;
 pub mod upstream;
 
 use std::future::{Future, poll_fn};
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 /// Runs futures at once and returns their outcomes in order.
 pub async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
@@ -33,6 +35,21 @@ pub async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Outp
     })
     .await;
     outcomes.into_iter().flatten().collect()
+}
+
+/// Waits until something holds that nobody announces; fails when it does not within a generous time.
+#[track_caller]
+pub fn eventually(holds: impl Fn() -> bool) -> impl Future<Output = ()> {
+    let asked = Location::caller();
+    async move {
+        for _ in 0..2_000 {
+            if holds() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it never holds: {asked}");
+    }
 }
 
 /// A directory that is gone when the test is over.
