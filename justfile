@@ -26,6 +26,8 @@ conformance: release
     tests/conformance/run
 browser: release
     tests/browser/run
+h2spec: release
+    tests/h2spec/run
 
 # licences, advisories, doubles
 deny:
