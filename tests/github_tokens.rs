@@ -5,9 +5,10 @@ mod support;
 use std::time::Duration;
 
 use bytes::Bytes;
-use support::github::{Endpoint, Fault, TokenKind, User};
+use mcp_auth_proxy::clock::ManualClock;
+use support::github::{Endpoint, Fault, State, TokenKind, User};
 use support::http::Answer;
-use support::proxy::{PING, Proxy, Setup, Tokens, database};
+use support::proxy::{CALLBACK, PING, Proxy, Setup, Tokens, database};
 use support::sabotage::Sabotage;
 use support::upstream::{RESULT, json, whole};
 use support::{TempDir, all};
@@ -242,36 +243,66 @@ async fn a_token_without_expiry_is_never_refreshed() {
     }
 }
 
-// GH-15: expires_in as text, and an answer without a new refresh token.
+// GH-15: expires_in as text and as nonsense, and an answer without a new refresh token.
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_answers_to_a_refresh_are_understood() {
-    let dir = TempDir::new();
-    let proxy = Proxy::with(app_tokens(&dir)).await;
-    let tokens = proxy.login().await;
-    let fault = Fault::Answer { status: 200, headers: Vec::new(), body: "{}".to_owned() };
-    proxy.github.world().fail(Endpoint::CheckToken, fault);
-    proxy.forward(LIFETIME);
-    for body in [
-        r#"{"access_token":"ghu_text","expires_in":"28800"}"#,
-        r#"{"access_token":"ghu_zero","expires_in":0}"#,
+    for (body, expires) in [
+        (r#"{"access_token":"ghu_odd","expires_in":"28800"}"#, true),
+        (r#"{"access_token":"ghu_odd","expires_in":28800,"refresh_token":""}"#, true),
+        (r#"{"access_token":"ghu_odd","expires_in":0}"#, false),
+        (r#"{"access_token":"ghu_odd","expires_in":-1}"#, false),
+        (r#"{"access_token":"ghu_odd","expires_in":"soon"}"#, false),
+        (r#"{"access_token":"ghu_odd","expires_in":null}"#, false),
+        (r#"{"access_token":"ghu_odd"}"#, false),
     ] {
+        let dir = TempDir::new();
+        let proxy = Proxy::with(app_tokens(&dir)).await;
+        let tokens = proxy.login().await;
+        let fault = Fault::Answer { status: 200, headers: Vec::new(), body: "{}".to_owned() };
+        proxy.github.world().fail(Endpoint::CheckToken, fault);
+        proxy.forward(LIFETIME);
         let headers = vec![("content-type".to_owned(), "application/json".to_owned())];
         let fault = Fault::Answer { status: 200, headers, body: body.to_owned() };
         proxy.github.world().fail_times(Endpoint::Refresh, fault, 1);
         proxy.ping(&tokens.access).await.expect(200);
-        assert!(body.contains(&injected(&proxy)));
-        let calls = proxy.github.world().count(Endpoint::Refresh);
+        assert_eq!(injected(&proxy), "ghu_odd", "{body}");
         proxy.forward(MINUTE);
         proxy.ping(&tokens.access).await.expect(200);
-        assert_eq!(proxy.github.world().count(Endpoint::Refresh), calls, "{body}: not every minute");
+        assert_eq!(proxy.github.world().count(Endpoint::Refresh), 1, "{body}: not every minute");
+        // With an end there is a second refresh, which the old refresh token is still good for; without one
+        // there is none.
         proxy.forward(LIFETIME);
+        proxy.ping(&tokens.access).await.expect(200);
+        assert_eq!(proxy.github.world().count(Endpoint::Refresh), if expires { 2 } else { 1 }, "{body}");
+        assert_eq!(proxy.github.world().is_live(&injected(&proxy)), expires, "{body}");
     }
+}
+
+// GH-12: GitHub took the refresh token, and its answer never came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_whose_answer_was_lost_ends_in_a_clean_new_login() {
+    let dir = TempDir::new();
+    let proxy = Proxy::with(app_tokens(&dir)).await;
+    let tokens = proxy.login().await;
+    proxy.forward(LIFETIME);
+    proxy.github.world().fail_times(Endpoint::Refresh, Fault::AnswerLost, 1);
+    is_unavailable(proxy.ping(&tokens.access).await);
+    let answer = proxy.ping(&tokens.access).await.expect(401);
+    assert!(answer.header("www-authenticate").contains("error=\"invalid_token\""));
+    for _ in 0..3 {
+        proxy.ping(&tokens.access).await.expect(401);
+        proxy.refresh(&tokens.client_id, &tokens.refresh).await.expect(400);
+    }
+    assert_eq!(proxy.github.world().count(Endpoint::Refresh), 2, "what is dead is not tried again");
+    let again = proxy.login().await;
+    proxy.ping(&again.access).await.expect(200);
 }
 
 // GH-06
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_at_github_is_noticed_within_a_quarter_of_an_hour() {
-    let proxy = Proxy::start().await;
+    let dir = TempDir::new();
+    let proxy = Proxy::with(Setup::on(&dir)).await;
     let tokens = proxy.login().await;
     proxy.ping(&tokens.access).await.expect(200);
     proxy.github.world().revoke_all("octocat");
@@ -289,23 +320,112 @@ async fn a_revocation_at_github_is_noticed_within_a_quarter_of_an_hour() {
     })
     .await;
     assert_eq!(proxy.refresh(&tokens.client_id, &tokens.refresh).await.expect(400).error(), "invalid_grant");
+    // What is left of the credential is an empty record that the next sweep takes away.
+    let store = rusqlite::Connection::open(database(&dir)).unwrap();
+    let sql = "SELECT count(*) FROM records WHERE key LIKE 'family/%' OR length(bytes) > 0 AND key LIKE 'credential/%'";
+    assert_eq!(store.query_row(sql, [], |row| row.get(0)), Ok(0));
 }
 
-// GH-05
+/// A limit of GitHub as its answer says it: status, headers, body.
+fn limit(status: u16, headers: &[(&str, &str)], body: &str) -> Fault {
+    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    Fault::Answer { status, headers, body: body.to_owned() }
+}
+
+// GH-05: primary and secondary limits in every wording, and how long they are obeyed.
+#[tokio::test(flavor = "multi_thread")]
+async fn github_is_left_alone_for_as_long_as_it_says() {
+    let now = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
+    let used_up = ("x-ratelimit-remaining", "0");
+    let (primary, secondary) =
+        ("API rate limit exceeded for user ID 1.", "You have exceeded a secondary rate limit.");
+    for (fault, seconds) in [
+        (limit(429, &[("retry-after", "90")], ""), 90),
+        (limit(403, &[("retry-after", "90"), used_up, ("x-ratelimit-reset", "784112977")], primary), 90),
+        (limit(403, &[now, ("retry-after", "Sun, 06 Nov 1994 08:51:37 GMT")], secondary), 120),
+        (limit(403, &[now, ("retry-after", "Sun, 06 Nov 1994 08:49:00 GMT")], secondary), 1),
+        (limit(429, &[("retry-after", "soon")], ""), 60),
+        (limit(429, &[("retry-after", "-5")], ""), 60),
+        (limit(429, &[("retry-after", "1e9")], ""), 60),
+        (limit(429, &[("retry-after", "1000000000")], ""), 3_600),
+        (limit(429, &[("retry-after", "99999999999999999999999")], ""), 60),
+        (limit(429, &[("retry-after", "0")], ""), 1),
+        (limit(403, &[now, used_up, ("x-ratelimit-reset", "784111877")], primary), 100),
+        (limit(403, &[now, used_up, ("x-ratelimit-reset", "784111000")], primary), 1),
+        (limit(403, &[now, used_up, ("x-ratelimit-reset", "1000000000")], primary), 3_600),
+        (limit(403, &[used_up, ("x-ratelimit-reset", "never")], primary), 60),
+        (limit(403, &[used_up], primary), 60),
+        (limit(403, &[], secondary), 60),
+        (limit(403, &[], r#"{"message":"You have triggered an abuse detection mechanism."}"#), 60),
+        (limit(429, &[], ""), 60),
+    ] {
+        let proxy = Proxy::start().await;
+        let mut tokens = proxy.login().await;
+        proxy.github.world().fail(Endpoint::CheckToken, fault.clone());
+        // GitHub hears nothing until the wait is over; whoever refreshes goes on with its last good answer, which
+        // counts for an hour.
+        for (after, calls) in [(0, 1), (0, 1), (seconds - 1, 1), (seconds, 2)] {
+            let elapsed = proxy.clock.clock().now().since(ManualClock::new(42).clock().now());
+            proxy.forward(Duration::from_secs(after) - elapsed);
+            let answer = proxy.refresh(&tokens.client_id, &tokens.refresh).await;
+            match after < 3_600 {
+                true => tokens = Tokens::read(tokens.client_id.clone(), answer.expect(200).json()),
+                false => is_unavailable(answer),
+            }
+            assert_eq!(proxy.github.world().count(Endpoint::CheckToken), calls, "{fault:?} after {after} s");
+        }
+    }
+}
+
+// GH-05: used all the time, and with nobody who refreshes.
 #[tokio::test(flavor = "multi_thread")]
 async fn github_in_trouble_is_not_hammered_and_costs_nobody_a_session() {
-    let proxy = Proxy::start().await;
-    let tokens = proxy.login().await;
-    let limited = Fault::RateLimited { status: 403, retry_after: Some(3_600), reset: None };
-    proxy.github.world().fail(Endpoint::CheckToken, limited);
-    proxy.forward(MINUTE * 15);
-    proxy.ping(&tokens.access).await.expect(200);
-    soon(proxy.github.called(Endpoint::CheckToken, 1)).await;
-    for _ in 0..58 {
-        proxy.forward(Duration::from_secs(1));
+    let told = limit(403, &[("retry-after", "3600")], "");
+    for (fault, most) in [(told, 1), (Fault::Status(403), 3), (Fault::Status(500), 3), (Fault::Dropped, 3)] {
+        let proxy = Proxy::start().await;
+        let tokens = proxy.login().await;
+        proxy.github.world().fail(Endpoint::CheckToken, fault.clone());
+        proxy.forward(MINUTE * 15);
         proxy.ping(&tokens.access).await.expect(200);
+        soon(proxy.github.called(Endpoint::CheckToken, 1)).await;
+        for _ in 0..60 {
+            proxy.forward(Duration::from_secs(1));
+            proxy.ping(&tokens.access).await.expect(200);
+        }
+        let asked = proxy.github.world().count(Endpoint::CheckToken);
+        assert!(asked <= most, "{fault:?}: {asked} times in a minute");
     }
-    assert!(proxy.github.world().count(Endpoint::CheckToken) <= 3, "at most every half minute");
+}
+
+// GH-05: a person's limit is theirs alone, the app's is everybody's.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_persons_limit_is_nobody_elses() {
+    for (endpoint, shared) in [(Endpoint::OrgMembership, false), (Endpoint::CheckToken, true)] {
+        let proxy = Proxy::with(Setup { allow: "{orgs: [acme]}", ..Setup::default() }).await;
+        proxy.github.world().add_user(User::octocat().in_org("acme", State::Active));
+        proxy.github.world().add_user(User::new(7, "bob").in_org("acme", State::Active));
+        let ann = proxy.login().await;
+        proxy.github.world().sign_in("bob");
+        let bob = proxy.login().await;
+        proxy.github.world().clear_calls();
+        proxy.github.world().fail_times(endpoint, limit(429, &[("retry-after", "600")], ""), 1);
+        let mut ann = ann;
+        for _ in 0..3 {
+            proxy.forward(MINUTE);
+            let next = proxy.refresh(&ann.client_id, &ann.refresh).await.expect(200).json();
+            ann = Tokens::read(ann.client_id.clone(), next);
+            assert_eq!(proxy.github.world().count(endpoint), 1, "{endpoint:?}: asked once and then no more");
+        }
+        proxy.refresh(&bob.client_id, &bob.refresh).await.expect(200);
+        let asked = proxy.github.world().count(endpoint);
+        assert_eq!(asked, if shared { 1 } else { 2 }, "{endpoint:?}");
+        // Two hours later everybody is asked again, and nobody has lost anything.
+        proxy.forward(MINUTE * 120);
+        for tokens in [&ann, &bob] {
+            proxy.ping(&tokens.access).await.expect(200);
+        }
+        assert_eq!(proxy.github.world().count(endpoint), asked + 2, "{endpoint:?}");
+    }
 }
 
 // GH-06
@@ -394,17 +514,101 @@ async fn tokens_of_any_length_and_alphabet_are_injected_unchanged() {
 
 // GH-19
 #[tokio::test(flavor = "multi_thread")]
-async fn a_redirect_of_the_api_takes_the_token_nowhere() {
+async fn a_redirect_of_github_takes_token_and_secret_nowhere() {
     let elsewhere = support::upstream::Mcp::start().await;
-    let proxy = Proxy::start().await;
-    let headers = vec![("location".to_owned(), format!("{}/user", elsewhere.origin()))];
-    let fault = Fault::Answer { status: 302, headers, body: String::new() };
-    proxy.github.world().fail(Endpoint::User, fault);
-    let client_id = proxy.register(&[support::proxy::CALLBACK]).await;
-    let url = proxy.authorize_url(&client_id, support::proxy::CALLBACK, &[]);
-    let back = proxy.browser().approve(&url).await;
-    assert!(back.contains("error=") && !back.contains("code="), "{back}");
+    for status in [301, 302, 303, 307, 308] {
+        let dir = TempDir::new();
+        let proxy = Proxy::with(Setup { allow: "{orgs: [acme]}", ..app_tokens(&dir) }).await;
+        proxy.github.world().add_user(User::octocat().in_org("acme", State::Active));
+        let tokens = proxy.login().await;
+        let moved = limit(status, &[("location", &format!("{}/user", elsewhere.origin()))], "");
+        let client_id = proxy.register(&[CALLBACK]).await;
+        let url = proxy.authorize_url(&client_id, CALLBACK, &[]);
+        for endpoint in [Endpoint::Exchange, Endpoint::User, Endpoint::OrgMembership] {
+            proxy.github.world().fail(endpoint, moved.clone());
+            let back = proxy.browser().approve(&url).await;
+            assert!(back.contains("error=") && !back.contains("code="), "{status} {endpoint:?}: {back}");
+            proxy.github.world().heal();
+        }
+        for endpoint in [Endpoint::CheckToken, Endpoint::Orgs, Endpoint::Refresh, Endpoint::DeleteToken] {
+            proxy.github.world().fail(endpoint, moved.clone());
+        }
+        // Checked, refreshed and deleted in this way: the login goes on or waits, and nothing follows.
+        proxy.refresh(&tokens.client_id, &tokens.refresh).await.expect(200);
+        proxy.forward(LIFETIME);
+        is_unavailable(proxy.ping(&tokens.access).await);
+        let pairs = [("token", tokens.access.as_str()), ("client_id", &tokens.client_id)];
+        proxy.post_form("/revoke", &pairs).await.expect(200);
+        soon(proxy.github.called(Endpoint::DeleteToken, 1)).await;
+    }
     assert!(elsewhere.heard().is_empty());
+}
+
+const EMAIL: &str = r#"[{path: /mcp, upstream: "MCP/mcp", github_scopes: [read:user, user:email], inject: {X-Email: "{github_email}"}},
+    {path: /two, upstream: "MCP/mcp", github_scopes: [read:user, user:email], inject: {X-Token: "{github_token}"}}]"#;
+
+// GH-10
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_primary_and_verified_address_is_injected() {
+    for (address, primary, verified, expected) in [
+        ("ann@example.com", true, true, "ann@example.com"),
+        ("Ann.B@Example.COM", true, true, "Ann.B@Example.COM"),
+        ("ann@example.com", true, false, ""),
+        ("ann@example.com", false, true, ""),
+        ("ann@evil.test@example.com", true, true, ""),
+        ("ann.example.com", true, true, ""),
+        ("ann@ex\u{e4}mple.com", true, true, ""),
+        ("ann@example.com\r\nX-Id: 1", true, true, ""),
+        ("", true, true, ""),
+    ] {
+        let proxy = Proxy::with(Setup { resources: EMAIL, ..Setup::default() }).await;
+        proxy.github.world().edit_user("octocat", |user| {
+            user.emails.clear();
+            *user = user.clone().with_email("7+octocat@users.noreply.github.com", false, true);
+            *user = user.clone().with_email(address, primary, verified);
+        });
+        let tokens = proxy.login().await;
+        let request = proxy.call("/mcp", &tokens.access).header("x-email", "evil@example.com");
+        proxy.send(request.body(Bytes::from_static(PING)).unwrap()).await.expect(200);
+        assert_eq!(proxy.mcp.last().header("x-email"), expected, "{address} {primary} {verified}");
+    }
+}
+
+// GH-10: an address that changes, goes and comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_of_today_is_injected_within_a_quarter_of_an_hour() {
+    let proxy = Proxy::with(Setup { resources: EMAIL, ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    for address in [Some("new@example.com"), None, Some("back@example.com")] {
+        proxy.github.world().edit_user("octocat", |user| {
+            user.emails.clear();
+            if let Some(address) = address {
+                *user = user.clone().with_email(address, true, true);
+            }
+        });
+        proxy.forward(MINUTE * 15);
+        soon(async {
+            loop {
+                proxy.ping(&tokens.access).await.expect(200);
+                if proxy.mcp.last().header("x-email") == address.unwrap_or_default() {
+                    break;
+                }
+                proxy.forward(Duration::from_secs(1));
+            }
+        })
+        .await;
+    }
+}
+
+// GH-10: one credential serves both resources, and both logins know what it is for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_for_another_resource_does_not_take_the_address_away() {
+    let proxy = Proxy::with(Setup { resources: EMAIL, ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    proxy.login_for(&[("resource", "https://p.test/two")]).await;
+    proxy.forward(Duration::from_secs(2));
+    proxy.ping(&tokens.access).await.expect(200);
+    assert_eq!(proxy.mcp.last().header("x-email"), "octocat@example.com");
 }
 
 // GH-11: everyone who waited hears what came of the one call.

@@ -131,7 +131,7 @@ impl AuthorizationServer {
         enough(&published.github_scopes, &granted.scopes)?;
         let profile = self.parts.github.profile(token).await.map_err(login_failed)?;
         self.admit(&profile, granted).await?;
-        let email = match self.shares_email(published) {
+        let email = match published.needs_email {
             true => {
                 let email = self.parts.github.email(token).await.map_err(OAuthError::unavailable)?;
                 Some(email.unwrap_or_default())
@@ -144,12 +144,6 @@ impl AuthorizationServer {
             Created::Created => Ok((profile, email)),
             Created::Exists => Err(Ended::Finished),
         }
-    }
-
-    /// Whether somebody's address is injected by any resource that this login's credential serves.
-    fn shares_email(&self, published: &Published) -> bool {
-        let alike = |other: &&Published| other.github_scopes == published.github_scopes;
-        self.settings.resources.iter().filter(alike).any(|other| other.needs_email)
     }
 
     /// A token that no login will use leaves GitHub again: it keeps ten per person, and kills the oldest.

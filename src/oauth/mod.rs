@@ -61,7 +61,7 @@ pub struct Published {
     pub resource: Resource,
     /// Exactly what is asked of GitHub.
     pub github_scopes: Vec<String>,
-    /// Whether a person's address is injected.
+    /// Whether a person's address is injected here or where the same credential serves.
     pub needs_email: bool,
 }
 
