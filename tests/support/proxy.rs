@@ -12,6 +12,7 @@ use http::{Method, Request, header};
 use mcp_auth_proxy::app::{App, StartError, Tuning};
 use mcp_auth_proxy::clock::ManualClock;
 use mcp_auth_proxy::config::{Config, Problem};
+use rustls::ClientConfig;
 use serde_json::{Value, json};
 
 use super::TempDir;
@@ -52,6 +53,8 @@ pub struct Setup {
     pub store: String,
     /// Where the proxy finds GitHub when not at its own address: `https://host:port` of a front.
     pub github: Option<String>,
+    /// How to speak to a proxy that ends TLS itself.
+    pub client: Option<ClientConfig>,
     pub tuning: Tuning,
 }
 
@@ -64,6 +67,7 @@ impl Default for Setup {
             extra: String::new(),
             store: "memory:".to_owned(),
             github: None,
+            client: None,
             tuning: Tuning {
                 fresh_token_retries: vec![Duration::from_millis(1); 2],
                 github_timeout: Duration::from_secs(5),
@@ -113,6 +117,7 @@ impl Proxy {
         let (github, mcp, yaml) = surroundings(&setup).await;
         let clock = ManualClock::new(42);
         let app = run(&yaml, &clock, &setup.tuning);
+        setup.client.into_iter().for_each(|client| plain::over_tls(app.address(), client));
         Proxy { address: app.address(), app: Some(app), clock, github, mcp, yaml }
     }
 
@@ -121,6 +126,7 @@ impl Proxy {
         let (github, mcp, yaml) = surroundings(&setup).await;
         let program = Program::start(dir, &yaml, log);
         let (address, clock) = (program.address(), ManualClock::new(42));
+        setup.client.into_iter().for_each(|client| plain::over_tls(address, client));
         (Proxy { address, app: None, clock, github, mcp, yaml }, program)
     }
 
