@@ -665,3 +665,104 @@ async fn looking_at_the_page_changes_nothing() {
     let again = proxy.browser().approve(&url).await;
     assert_ne!(param(&back, "code"), param(&again, "code"));
 }
+
+// AZ-04, AZ-05, AZ-09: nothing is equal because somebody would make it so.
+#[tokio::test(flavor = "multi_thread")]
+async fn spellings_that_mean_the_same_are_not_the_same() {
+    let proxy = Proxy::start().await;
+    for (registered, asked) in [
+        ("https://app.example:8443/cb", "https://app.example/cb"),
+        ("https://app.example:8443/cb", "https://app.example:8444/cb"),
+        ("https://app.example:8443/cb", "http://app.example:8443/cb"),
+        ("https://app.example/cb", "https://app.example:443/cb"),
+        ("http://127.0.0.1/cb", "https://127.0.0.1/cb"),
+        ("http://127.0.0.1/cb", "http://127.1/cb"),
+        ("http://127.0.0.1/cb", "http://0x7f.1/cb"),
+        ("http://127.0.0.1/cb", "http://2130706433/cb"),
+        ("http://127.0.0.1/cb", "http://0177.0.0.1/cb"),
+        ("http://127.0.0.1/cb", "http://127.0.0.1./cb"),
+        ("http://127.0.0.1/cb", "http://127\u{3002}0\u{3002}0\u{3002}1/cb"),
+        ("http://127.0.0.1/cb", "http://127.0.0.1:+80/cb"),
+        ("http://127.0.0.1/cb", "http://127.0.0.1:65536/cb"),
+        ("http://localhost/cb", "http://localhost./cb"),
+        ("http://localhost/cb", "http://LOCALHOST/cb"),
+        ("http://localhost/cb", "http://localhost.evil.test/cb"),
+        ("http://localhost/cb", "http://localhost:1@evil.test/cb"),
+        ("http://localhost/cb", "http://localhost:1.evil.test/cb"),
+        ("http://[::1]/cb", "http://[::0:1]/cb"),
+        ("http://[::1]/cb", "http://[::1%25lo]/cb"),
+        ("https://app.example/caf%C3%A9", "https://app.example/cafe%CC%81"),
+        ("https://app.example/caf%C3%A9", "https://app.example/caf\u{e9}"),
+        ("https://app.example/caf%C3%A9", "https://app.example/caf%c3%a9"),
+        ("https://xn--bcher-kva.example/cb", "https://b\u{fc}cher.example/cb"),
+        ("https://xn--bcher-kva.example/cb", "https://XN--bcher-kva.example/cb"),
+        ("https://example.org/cb", "https://xn--example-.org/cb"),
+        ("https://example.org/cb", "https://\u{ff45}xample.org/cb"),
+        ("https://example.org/cb", "https://ex\u{ad}ample.org/cb"),
+    ] {
+        let id = proxy.register(&[registered]).await;
+        shown(&ask(&proxy, &id, asked, &[]).await, &format!("{registered} -> {asked}"));
+        ask(&proxy, &id, registered, &[]).await.expect(200);
+    }
+}
+
+// AZ-12: a client of another installation, and of another client's words.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_another_installation_are_nobody_here() {
+    let keyed = |key: u8| {
+        use base64::Engine as _;
+        let bytes: Vec<u8> = (0..32).map(|byte| byte ^ key).collect();
+        format!("keys: ['{}']", base64::engine::general_purpose::STANDARD.encode(bytes))
+    };
+    let [proxy, elsewhere] = [keyed(1), keyed(2)].map(|extra| Setup { extra, ..Setup::default() });
+    let (proxy, elsewhere) = (Proxy::with(proxy).await, Proxy::with(elsewhere).await);
+    let id = elsewhere.register(&[CALLBACK]).await;
+    elsewhere.get(path(&elsewhere.authorize_url(&id, CALLBACK, &[]))).await.expect(200);
+    shown(&ask(&proxy, &id, CALLBACK, &[]).await, "registered elsewhere");
+}
+
+// AZ-17: what a request names is not fetched.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_address_in_a_request_is_called() {
+    let canary = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}/request", canary.local_addr().expect("bound"));
+    let proxy = Proxy::start().await;
+    let id = proxy.register(&[CALLBACK]).await;
+    let registration = format!("{{\"logo_uri\":\"{url}\",\"request_uris\":[\"{url}\"]}}");
+    for (name, value, error) in [
+        ("request_uri", url.as_str(), Some("request_uri_not_supported")),
+        ("request", &url, Some("request_not_supported")),
+        ("registration", &registration, None),
+        ("resource", &url, Some("invalid_target")),
+        ("client_metadata_uri", &url, None),
+    ] {
+        let answer = ask(&proxy, &id, CALLBACK, &[(name, value)]).await;
+        match error {
+            Some(error) => told(&answer, CALLBACK, error, name),
+            None => assert_eq!(answer.status, 200, "{name}"),
+        }
+    }
+    let visit = tokio::time::timeout(std::time::Duration::from_millis(50), canary.accept()).await;
+    assert!(visit.is_err(), "nobody came");
+}
+
+// AZ-22: the issuer of the metadata, byte for byte, whoever stands in front.
+#[tokio::test(flavor = "multi_thread")]
+async fn iss_is_the_issuer_of_the_metadata() {
+    let proxy = Proxy::start().await;
+    let metadata = proxy.get("/.well-known/oauth-authorization-server").await.expect(200).json();
+    assert_eq!(metadata["authorization_response_iss_parameter_supported"], true);
+    let issuer = metadata["issuer"].as_str().expect("text");
+    let id = proxy.register(&[CALLBACK]).await;
+    let back = proxy.browser().approve(&proxy.authorize_url(&id, CALLBACK, &[])).await;
+    assert_eq!(param(&back, "iss").as_deref(), Some(issuer), "{back}");
+    let broken = proxy.authorize_url(&id, CALLBACK, &[("response_type", "x")]);
+    let mut request = proxy.request(Method::GET, path(&broken)).header("x-forwarded-host", "evil.test");
+    request = request.header("forwarded", "host=evil.test;proto=http").header("x-forwarded-proto", "http");
+    let answer = proxy.send(request.body(Bytes::new()).expect("a request")).await;
+    assert_eq!(param(answer.header("location"), "iss").as_deref(), Some(issuer));
+    let foreign = http::Request::get(path(&broken)).header("host", "evil.test").body(Bytes::new());
+    let answer = proxy.send(foreign.expect("a request")).await;
+    assert!([400, 421].contains(&answer.status), "{}", answer.status);
+    assert!(!answer.text().contains("evil") && answer.header("location").is_empty());
+}

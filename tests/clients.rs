@@ -201,3 +201,57 @@ async fn a_confidential_client_refreshes_with_its_secret_only() {
     let pairs = [("grant_type", "refresh_token"), ("refresh_token", refresh), proof[0], proof[1]];
     proxy.post_form("/token", &pairs).await.expect(200);
 }
+
+// TK-11, CD-04: whoever proves to be one client holds nothing of another's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confidential_client_cannot_use_what_another_was_given() {
+    let proxy = Proxy::with(configured()).await;
+    let (owner, thief) =
+        (registered(&proxy, "client_secret_post").await, registered(&proxy, "client_secret_post").await);
+    let own = [("client_id", owner.id.as_str()), ("client_secret", owner.secret.as_str())];
+    let odd = [("client_id", ODD_ID), ("client_secret", ODD_SECRET)];
+    let theirs = [("client_id", thief.id.as_str()), ("client_secret", thief.secret.as_str())];
+    let code = code(&proxy, &owner.id).await;
+    for other in [theirs, odd] {
+        assert_eq!(redeem(&proxy, &code, &[], &other).await.expect(400).error(), "invalid_grant");
+    }
+    let tokens = redeem(&proxy, &code, &[], &own).await.expect(200).json();
+    let (access, refresh) =
+        (tokens["access_token"].as_str().unwrap(), tokens["refresh_token"].as_str().unwrap());
+    for other in [theirs, odd] {
+        let pairs = [("grant_type", "refresh_token"), ("refresh_token", refresh), other[0], other[1]];
+        assert_eq!(proxy.post_form("/token", &pairs).await.expect(400).error(), "invalid_grant");
+        // Nor does a replay of the code by somebody else end it.
+        assert_eq!(redeem(&proxy, &code, &[], &other).await.expect(400).error(), "invalid_grant");
+    }
+    proxy.ping(access).await.expect(200);
+    let pairs = [("grant_type", "refresh_token"), ("refresh_token", refresh), own[0], own[1]];
+    proxy.post_form("/token", &pairs).await.expect(200);
+}
+
+// CA-07: assertions are not offered, and one that comes anyway proves nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_assertion_is_no_authentication() {
+    let proxy = Proxy::start().await;
+    let metadata = proxy.get("/.well-known/oauth-authorization-server").await.expect(200).json();
+    for list in ["token_endpoint_auth_methods_supported", "revocation_endpoint_auth_methods_supported"] {
+        let Some(methods) = metadata[list].as_array() else { continue };
+        assert!(
+            methods.iter().all(|method| !method.as_str().unwrap().ends_with("_jwt")),
+            "{list}: {methods:?}"
+        );
+    }
+    assert!(metadata["token_endpoint_auth_methods_supported"].is_array());
+    assert!(!metadata.to_string().contains("signing_alg"), "{metadata}");
+    let client = registered(&proxy, "client_secret_post").await;
+    let code = code(&proxy, &client.id).await;
+    let kind = ("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer");
+    for assertion in ["eyJhbGciOiJub25lIn0.e30.", "eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"] {
+        let pairs = [("client_id", client.id.as_str()), kind, ("client_assertion", assertion)];
+        assert_eq!(redeem(&proxy, &code, &[], &pairs).await.expect(401).error(), "invalid_client");
+        assert!([400, 401].contains(&redeem(&proxy, &code, &[], &pairs[1..]).await.status));
+    }
+    redeem(&proxy, &code, &[], &[("client_id", &client.id), ("client_secret", &client.secret)])
+        .await
+        .expect(200);
+}

@@ -87,7 +87,9 @@ async fn without_a_token_every_method_gets_the_bare_challenge() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_one_good_token_is_refused() {
     let proxy = Proxy::start().await;
-    let elsewhere = Proxy::start().await;
+    // Another installation, with a key of its own.
+    let extra = "keys: ['MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=']".to_owned();
+    let elsewhere = Proxy::with(Setup { extra, ..Setup::default() }).await;
     let (_, code) = proxy.code(&[]).await;
     let tokens = proxy.login().await;
     let foreign = elsewhere.login().await;
@@ -471,6 +473,33 @@ async fn ambiguous_paths_lead_nowhere() {
     // PX-V6
     proxy.send(proxy.call("/u1/", &tokens.access).body(Bytes::new()).unwrap()).await.expect(200);
     assert_eq!(proxy.mcp.last().target, "/mcp");
+}
+
+// TK-21: whatever stands behind the path, the challenge is ours alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_query_gets_into_a_challenge() {
+    let proxy = two().await;
+    for query in [
+        "a=\"",
+        "\\",
+        ",",
+        "x=%22%0d%0aX:y",
+        "%zz",
+        "a=%00",
+        "scope=\"evil\"",
+        "\u{fc}",
+        "resource_metadata=x",
+    ] {
+        let request = format!("POST /u1?{query} HTTP/1.1\r\nHost: p.test\r\nContent-Length: 0\r\n\r\n");
+        let answer = raw::say(proxy.address(), request.as_bytes()).await;
+        if raw::status(&answer) == 400 {
+            continue;
+        }
+        assert_eq!(raw::status(&answer), 401, "{query}: {answer}");
+        let expected = format!("www-authenticate: {}\r\n", challenge("/u1", None, "mcp"));
+        assert!(answer.contains(&expected), "{query}: {answer}");
+    }
+    assert!(proxy.mcp.heard().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -334,6 +334,53 @@ async fn no_shared_cache_may_keep_an_answer() {
     }
 }
 
+// GT-29: nothing is kept in between, so nobody sees what another was answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_people_with_the_same_request_get_their_own_answers() {
+    let proxy = Proxy::start().await;
+    let ann = proxy.login().await;
+    proxy.github.world().add_user(User::new(7, "bob"));
+    proxy.github.world().sign_in("bob");
+    let bob = proxy.login().await;
+    // An upstream that says the same of everybody's answer: good for a year, for all, of one version.
+    proxy.mcp.say(|heard| {
+        let token = heard.header("x-github-token").to_owned();
+        let conditional = heard.headers.contains_key("if-none-match");
+        let mut response =
+            support::upstream::json(&format!("{:?}", token.len() * 7 + usize::from(token.ends_with('x'))));
+        *response.status_mut() = match (conditional, heard.headers.contains_key("range")) {
+            (true, _) => http::StatusCode::NOT_MODIFIED,
+            (_, true) => http::StatusCode::PARTIAL_CONTENT,
+            _ => http::StatusCode::OK,
+        };
+        for (name, value) in
+            [("cache-control", "public, max-age=31536000, immutable"), ("etag", "\"one\""), ("age", "1")]
+        {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        response.headers_mut().insert("x-person", HeaderValue::from_str(&token[token.len() - 6..]).unwrap());
+        response
+    });
+    let live = |login: &str| proxy.github.world().live_tokens(login)[0].clone();
+    let (of_ann, of_bob) = (live("octocat"), live("bob"));
+    for headers in [
+        &[][..],
+        &[("if-none-match", "\"one\"")],
+        &[("range", "bytes=0-1")],
+        &[("cache-control", "only-if-cached")],
+    ] {
+        let asked = (0..20).map(|number| send(&proxy, if number % 2 == 0 { &ann } else { &bob }, headers));
+        let before = proxy.mcp.heard().len();
+        for (number, answer) in support::all(asked).await.into_iter().enumerate() {
+            let token = if number % 2 == 0 { &of_ann } else { &of_bob };
+            assert_eq!(answer.header("x-person"), &token[token.len() - 6..], "{headers:?}");
+            assert!([200, 206, 304].contains(&answer.status), "{headers:?}");
+            assert_eq!(answer.header("cache-control"), "no-store", "{headers:?}");
+        }
+        assert_eq!(proxy.mcp.heard().len(), before + 20, "{headers:?}: the upstream answered every one");
+    }
+}
+
 // PX-H6, PX-V1c
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_pass_byte_for_byte_in_both_directions() {

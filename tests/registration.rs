@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use support::TempDir;
 use support::http::Answer;
 use support::proxy::{CALLBACK, Proxy, Setup, Tokens, VERIFIER, param};
+use tokio::net::TcpListener;
 
 async fn with(extra: &str) -> Proxy {
     Proxy::with(Setup { extra: extra.to_owned(), ..Setup::default() }).await
@@ -136,7 +137,7 @@ async fn secrets_belong_to_their_client() {
     assert_eq!(answer.error(), "invalid_client");
 }
 
-// DR-04, AZ-07, AZ-08, AZ-10, AS-R4
+// DR-04, AZ-05, AZ-07, AZ-08, AZ-10, AS-R4
 #[tokio::test(flavor = "multi_thread")]
 async fn redirect_uris_that_could_hurt_are_refused() {
     let proxy = Proxy::start().await;
@@ -163,6 +164,11 @@ async fn redirect_uris_that_could_hurt_are_refused() {
         "http://localhost.evil.test/cb",
         "http://127.0.0.1.evil.test/cb",
         "http://127.1/cb",
+        "http://0x7f.1/cb",
+        "http://0177.0.0.1/cb",
+        "http://127.0.0.1./cb",
+        "http://localhost./cb",
+        "https://xn--example-.org/cb",
         "http://2130706433/cb",
         "http://[::ffff:127.0.0.1]/cb",
         "http://0.0.0.0/cb",
@@ -409,7 +415,7 @@ async fn broken_metadata_is_a_json_error() {
     let proxy = Proxy::start().await;
     let nested =
         |open: &str, close: &str| format!("{{\"x\":{}{}}}", open.repeat(20_000), close.repeat(20_000));
-    let bodies: [Bytes; 19] = [
+    let bodies: [Bytes; 21] = [
         "".into(),
         "{".into(),
         "null".into(),
@@ -429,6 +435,8 @@ async fn broken_metadata_is_a_json_error() {
         Bytes::from_static(b"{\"redirect_uris\":[\"https://a.example/\xc0\xaf\"]}"),
         nested("[", "]").into(),
         nested("{\"a\":", "}").into(),
+        format!("{{{}}}", (0..100_000).map(|n| format!("\"k{n}\":1")).collect::<Vec<_>>().join(",")).into(),
+        format!("{{{}}}", (0..6_000).map(|n| format!("\"k{n}\":1")).collect::<Vec<_>>().join(",")).into(),
     ];
     for body in bodies {
         let shown = String::from_utf8_lossy(&body[..body.len().min(80)]).into_owned();
@@ -614,4 +622,55 @@ async fn names_are_made_fit_to_be_shown() {
     let metadata = json!({"client_name": "é".repeat(4096), "redirect_uris": [CALLBACK]});
     let answer = proxy.post_json("/register", &metadata).await.expect(201).json();
     assert_eq!(answer["client_name"].as_str().expect("text").chars().count(), 80);
+}
+
+// DR-05, CO-17: what a client says of itself is neither fetched nor shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_a_client_names_is_fetched() {
+    let canary = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let own = format!("http://{}/canary", canary.local_addr().expect("bound"));
+    let proxy = Proxy::start().await;
+    for url in [&*own, "http://169.254.169.254/latest/canary", "file:///etc/canary", "javascript:canary()"] {
+        let metadata = json!({
+            "redirect_uris": [CALLBACK],
+            "logo_uri": url,
+            "client_uri": url,
+            "tos_uri": url,
+            "policy_uri": url,
+            "jwks_uri": url,
+            "sector_identifier_uri": url,
+            "initiate_login_uri": url,
+            "request_uris": [url],
+            "software_statement": url,
+        });
+        let answer = proxy.post_json("/register", &metadata).await.expect(201);
+        assert!(!answer.text().contains("canary"), "not promised: {}", answer.text());
+        let client_id = answer.json()["client_id"].as_str().expect("an id").to_owned();
+        let url = proxy.authorize_url(&client_id, CALLBACK, &[]);
+        let page = proxy.browser().get(&url).await.expect(200);
+        assert!(!page.text().contains("canary"), "{}", page.text());
+        let code = param(&proxy.browser().approve(&url).await, "code").expect("a code");
+        proxy.redeem(&client_id, &code).await.expect(200);
+    }
+    let visit = tokio::time::timeout(std::time::Duration::from_millis(50), canary.accept()).await;
+    assert!(visit.is_err(), "nobody came");
+}
+
+// DR-09: the addresses that RFC 7592 would have are not there, for whomever.
+#[tokio::test(flavor = "multi_thread")]
+async fn registrations_cannot_be_read_or_changed() {
+    let proxy = Proxy::start().await;
+    let (one, tokens) = (proxy.register(&[CALLBACK]).await, proxy.login().await);
+    for path in [format!("/register/{one}"), "/register/".to_owned(), format!("/register?client_id={one}")] {
+        for method in [Method::GET, Method::PUT, Method::PATCH, Method::DELETE] {
+            let request = proxy.request(method.clone(), &path);
+            let request = request.header(header::AUTHORIZATION, format!("Bearer {}", tokens.access));
+            let request = request.header(header::CONTENT_TYPE, "application/json");
+            let body = json!({"client_id": one, "redirect_uris": ["https://evil.test/cb"]}).to_string();
+            let answer = proxy.send(request.body(Bytes::from(body)).expect("a request")).await;
+            assert!([404, 405].contains(&answer.status), "{method} {path}: {}", answer.status);
+            assert!(!answer.text().contains(&one), "{method} {path}");
+        }
+    }
+    proxy.get(&path(&proxy.authorize_url(&one, "https://evil.test/cb", &[]))).await.expect(400);
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response};
 use hyper::body::Incoming;
 use mcp_auth_proxy::app::Tuning;
+use support::github::State;
 use support::http as plain;
 use support::proxy::{PING, Proxy, Setup, Tokens, in_front_of};
 use support::upstream::{Body, Raw, events};
@@ -248,6 +249,38 @@ async fn a_revocation_closes_open_streams_here_and_at_a_replica() {
     }
     say(&kept_feed, "data: 1\n\n");
     assert_eq!(text(soon(plain::next(&mut kept)).await), "data: 1\n\n");
+}
+
+// TK-22: a stream alone, without another request of that person, ends when GitHub or the allow-list says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_stream_ends_when_github_says_so() {
+    for by_list in [true, false] {
+        let tuning = Tuning { stream_recheck: Duration::from_millis(20), ..Setup::default().tuning };
+        let proxy = Proxy::with(Setup { allow: "{orgs: [acme]}", ..tuned(tuning) }).await;
+        proxy.github.world().edit_user("octocat", |user| *user = user.clone().in_org("acme", State::Active));
+        let tokens = proxy.login().await;
+        let mut fed = streams(&proxy);
+        let (_, mut body) = open(&proxy, &tokens, Method::GET).await;
+        let feed = fed.recv().await.unwrap();
+        match by_list {
+            true => proxy.github.world().edit_user("octocat", |user| user.orgs.clear()),
+            false => proxy.github.world().revoke_all("octocat"),
+        }
+        proxy.forward(Duration::from_secs(14 * 60));
+        // Several looks at the store later it is still there.
+        assert!(timeout(Duration::from_millis(200), plain::next(&mut body)).await.is_err());
+        proxy.forward(Duration::from_secs(60));
+        let cut = async {
+            loop {
+                tokio::select! {
+                    frame = plain::next(&mut body) => break frame,
+                    () = tokio::time::sleep(Duration::from_millis(20)) => proxy.forward(Duration::from_secs(1)),
+                }
+            }
+        };
+        assert!(soon(cut).await.unwrap().is_err(), "cut, not ended");
+        soon(feed.closed()).await;
+    }
 }
 
 // TK-22
