@@ -220,7 +220,7 @@ async fn a_legacy_endpoint_at_another_origin_cuts_the_stream() {
     let (_, mut body) = open(&proxy, &tokens, Method::GET).await;
     let feed = fed.recv().await.unwrap();
     say(&feed, &format!("event: endpoint\r\ndata: {}/messages?s=1\r\n\r\n", proxy.mcp.origin()));
-    assert!(text(soon(plain::next(&mut body)).await).starts_with("event: endpoint\ndata: /mcp?endpoint="));
+    assert!(text(soon(plain::next(&mut body)).await).starts_with("event: endpoint\r\ndata: /mcp?endpoint="));
 }
 
 // TK-22, PX-S11
