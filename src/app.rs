@@ -1,6 +1,7 @@
 //! The composition root: a [`Config`] in, a running [`App`] out. The only file that names every module.
 
 mod announce;
+mod keys;
 mod look;
 mod secure;
 mod side;
@@ -31,12 +32,12 @@ use crate::gate::{Gate, Gated};
 use crate::github::GitHub;
 use crate::github::admission::{Admission, AllowList};
 use crate::github::credential::Credentials;
-use crate::keyfile;
+use crate::limit::Limiters;
 use crate::oauth::document::Fetcher;
 use crate::oauth::pages::{self, Front, FrontResource};
 use crate::oauth::{self, AuthorizationServer, Documents};
-use crate::seal::{KeyRing, MasterKey};
-use crate::server::{self, Drain, Published, Server};
+use crate::seal::KeyRing;
+use crate::server::{self, Drain, Proxies, Published, Server};
 use crate::store::Records;
 use crate::store::families::Families;
 use crate::store::memory::Memory;
@@ -116,7 +117,7 @@ impl App {
         install_crypto();
         let side = Side::start().map_err(StartError::Runtime)?;
         // The key before the database: one that is there already must have its key.
-        let keys = Arc::new(key_ring(&config, &clock)?);
+        let keys = Arc::new(keys::key_ring(&config, &clock)?);
         let records: Arc<dyn Records> = match &config.store {
             StoreConfig::Sqlite(path) => Arc::new(Sqlite::open(path, clock.clone())?),
             StoreConfig::Memory => Arc::new(Memory::new(clock.clone())),
@@ -207,7 +208,15 @@ fn compose(
     let credentials = Credentials::new(github.clone(), kept, keys.clone(), clock.clone(), judging);
     let gated =
         config.resources.iter().map(|r| Gated { resource: r.resource.clone(), inject: r.inject.clone() });
-    let gate = Gate::new(keys.clone(), clock.clone(), families.clone(), credentials.clone(), gated.collect());
+    let limits = Arc::new(Limiters::new(&config.limits.rates, clock));
+    let gate = Gate::new(
+        keys.clone(),
+        clock.clone(),
+        families.clone(),
+        credentials.clone(),
+        gated.collect(),
+        limits.clone(),
+    );
     let gate = Arc::new(gate);
     let told = Arc::downgrade(&gate);
     families.when_ended(move |id| {
@@ -217,7 +226,7 @@ fn compose(
     });
     let upstreams = upstreams(&config, clock, tuning, keys)?;
     let (tls, strict_transport) = (secure::shown(&config, clock, tuning)?, secure::is_strict(&config));
-    let documents = documents(&config, clock)?;
+    let documents = documents(&config, clock, &limits)?;
     let parts = oauth::Parts {
         keys: keys.clone(),
         clock: clock.clone(),
@@ -227,10 +236,12 @@ fn compose(
         credentials,
         admission,
         documents,
+        limits: limits.clone(),
     };
     let front = front(&config);
     let origins = Origins::new(&config.issuer, config.allowed_origins.clone());
-    let (issuer, trusted_proxies) = (config.issuer.clone(), config.trusted_proxies.clone());
+    let issuer = config.issuer.clone();
+    let proxies = Proxies::new(config.trusted_proxies.clone(), config.proxies_declared);
     let enabled = parts.documents.is_some();
     let settings = oauth_settings(config);
     let documents = Documents::new(&settings, enabled);
@@ -245,7 +256,8 @@ fn compose(
         documents,
         front,
         origins,
-        trusted_proxies,
+        proxies,
+        limits,
         tls,
         strict_transport,
         side,
@@ -274,14 +286,18 @@ fn allow_list(allow: &Allow) -> AllowList {
     }
 }
 
-fn documents(config: &Config, clock: &Clock) -> Result<Option<Fetcher>, reqwest::Error> {
+fn documents(
+    config: &Config,
+    clock: &Clock,
+    limits: &Arc<Limiters>,
+) -> Result<Option<Fetcher>, reqwest::Error> {
     let settings = oauth::document::Settings {
         allow_hosts: config.client_metadata.allow_hosts.clone(),
         authorities: config.client_metadata.authorities.clone(),
         allow_private_addresses: config.client_metadata.allow_private_addresses,
         own_authority: config.issuer.authority().to_owned(),
     };
-    config.client_metadata.enabled.then(|| Fetcher::new(settings, clock.clone())).transpose()
+    config.client_metadata.enabled.then(|| Fetcher::new(settings, clock.clone(), limits.clone())).transpose()
 }
 
 fn upstreams(
@@ -342,25 +358,6 @@ fn front(config: &Config) -> String {
         }
     });
     pages::render(&Front { host: config.issuer.authority(), resources: resources.collect() })
-}
-
-/// The configured keys, or one of our own beside the embedded store.
-fn key_ring(config: &Config, clock: &Clock) -> Result<KeyRing, StartError> {
-    let ring = match (KeyRing::new(&config.keys), &config.store) {
-        (Some(ring), _) => ring,
-        (None, StoreConfig::Sqlite(path)) => {
-            let mut file = path.clone().into_os_string();
-            file.push(".key");
-            let (database, path) = (path, PathBuf::from(file));
-            let key = keyfile::own_key(&path, database, clock);
-            let key = key.map_err(|problem| StartError::KeyFile { path, problem })?;
-            KeyRing::new(&[key]).expect("one key")
-        }
-        (None, StoreConfig::Memory) => {
-            KeyRing::new(&[MasterKey::new(Box::new(clock.random()))]).expect("one key")
-        }
-    };
-    Ok(ring)
 }
 
 fn worker(

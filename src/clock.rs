@@ -137,6 +137,12 @@ impl ManualClock {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         self.0.millis.fetch_add(millis, Ordering::SeqCst);
     }
+
+    /// Sets the clock back, as an operator or a time server may.
+    pub fn back(&self, duration: Duration) {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        self.0.millis.fetch_sub(millis, Ordering::SeqCst);
+    }
 }
 
 impl Source for Manual {

@@ -16,6 +16,7 @@
 //! | [`upstream`] | how does it get there, and the answer back? |
 //! | [`github`] | who is this person, and does their token live? |
 //! | [`store`] | what must survive a restart? |
+//! | [`limit`] | how often may somebody do something? |
 //! | [`keyfile`] | which key, when none was configured? |
 //! | [`seal`] | what do strangers carry for us, and is it unchanged? |
 //! | [`protocol`] | what do the RFCs' words mean? |
@@ -33,6 +34,7 @@ pub mod config;
 pub mod gate;
 pub mod github;
 pub mod keyfile;
+pub mod limit;
 pub mod oauth;
 pub mod protocol;
 pub mod seal;

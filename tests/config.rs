@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use mcp_auth_proxy::config::{Allow, Config, Problem, StoreConfig};
+use mcp_auth_proxy::limit::Rate;
 use support::TempDir;
 use support::proxy::parse;
 
@@ -132,6 +133,13 @@ fn everything_that_is_written_is_read() {
         (limits.body_timeout, limits.write_timeout),
         (Duration::from_secs(60), Duration::from_secs(300))
     );
+    let rates = &limits.rates;
+    let rate = |count, seconds| Some(Rate::new(count, Duration::from_secs(seconds)));
+    assert_eq!((rates.register, rates.authorize), (rate(10, 1), rate(11, 120)));
+    assert_eq!((rates.callback, rates.bad_callbacks), (rate(12, 10_800), rate(13, 86_400)));
+    assert_eq!((rates.metadata_fetches, rates.bad_secrets), (rate(14, 60), rate(15, 60)));
+    assert_eq!((rates.bad_grants, rates.bad_bearers), (rate(16, 60), rate(17, 60)));
+    assert_eq!((rates.ended_logins, rates.logins, rates.refreshes), (None, None, rate(u32::MAX, 60)));
     assert_eq!((config.workers, config.drain), (2, Duration::from_secs(20)));
 }
 
@@ -305,7 +313,7 @@ fn the_shipped_file_documents_every_key_and_tells_the_truth() {
 }
 
 /// Keys that proxy.yaml shows with their default, commented out.
-const DEFAULTS: [&str; 25] = [
+const DEFAULTS: [&str; 36] = [
     "ca_file",
     "base_url",
     "api_url",
@@ -328,7 +336,18 @@ const DEFAULTS: [&str; 25] = [
     "keys",
     "keys_file",
     "iss",
-    "trusted_proxies",
+    "limits",
+    "register",
+    "authorize",
+    "callback",
+    "bad_callbacks",
+    "metadata_fetches",
+    "bad_secrets",
+    "bad_grants",
+    "bad_bearers",
+    "ended_logins",
+    "logins",
+    "refreshes",
     "allowed_origins",
     "drain",
 ];

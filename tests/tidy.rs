@@ -26,6 +26,10 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("tls", "hyper"),
     ("tls", "crate::server"),
     ("tls", "crate::oauth"),
+    ("limit", "crate::server"),
+    ("limit", "crate::oauth"),
+    ("limit", "crate::gate"),
+    ("limit", "http::"),
     ("clock", "crate::"),
 ];
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use super::rates;
 use super::raw::Node;
+use crate::limit::Rates;
 
 /// How much may be held, and how long without progress.
 #[derive(Clone, Debug)]
@@ -20,10 +22,13 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// How long an answer may wait for a client that reads nothing at all.
     pub write_timeout: Duration,
+    /// How often what may be done.
+    pub rates: Rates,
 }
 
 pub(super) fn limits(node: &Node<'_>) -> Limits {
-    node.only(&KEYS);
+    let known = [&KEYS[..], &rates::KEYS].concat();
+    node.only(&known);
     let number = |key: &str| node.get(key).parsed(count);
     Limits {
         connections: number("connections"),
@@ -32,6 +37,7 @@ pub(super) fn limits(node: &Node<'_>) -> Limits {
         head_timeout: node.get("head_timeout").duration(Duration::from_secs(30)),
         body_timeout: node.get("body_timeout").duration(Duration::from_secs(30)),
         write_timeout: node.get("write_timeout").duration(Duration::from_secs(120)),
+        rates: rates::rates(node),
     }
 }
 

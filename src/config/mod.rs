@@ -5,6 +5,7 @@
 
 mod clients;
 mod limits;
+mod rates;
 pub mod raw;
 mod resolve;
 mod resources;
@@ -66,6 +67,8 @@ pub struct Config {
     pub iss: bool,
     /// Peers whose X-Forwarded-For counts.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether the operator said who they are, be it nobody: then a peer with a private address is a client.
+    pub proxies_declared: bool,
     /// Web origins that may call resources, beside our own and loopback ones.
     pub allowed_origins: Vec<String>,
     /// How much strangers, addresses and people may hold.

@@ -67,6 +67,7 @@ fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
         clients,
         client_metadata,
         keys,
+        proxies_declared: root.get("trusted_proxies").exists(),
         trusted_proxies,
         allowed_origins,
         limits,

@@ -18,6 +18,7 @@ use tracing::warn;
 
 use crate::clock::{Clock, Time};
 use crate::github::credential::{Credential, CredentialError, Credentials};
+use crate::limit::{Limited, Limiters, Who};
 use crate::protocol::family::{Family, Stage};
 use crate::protocol::injection::{Identity, Injection};
 use crate::protocol::resource::Resource;
@@ -35,6 +36,7 @@ pub struct Gate {
     families: Families,
     credentials: Credentials,
     resources: Vec<Gated>,
+    limits: Arc<Limiters>,
     live: Live,
 }
 
@@ -72,6 +74,10 @@ pub enum Denial {
     Missing,
     /// More than one Authorization header.
     Malformed,
+    /// A token that no key of ours has made.
+    Forged,
+    /// Asked too often; `retry_after` in seconds.
+    TooOften { retry_after: u64 },
     /// A token that is not, or not any more, good here. The reason is for the log.
     Invalid(&'static str),
     /// Good, but for less than this resource needs.
@@ -95,8 +101,9 @@ impl Gate {
         families: Families,
         credentials: Credentials,
         resources: Vec<Gated>,
+        limits: Arc<Limiters>,
     ) -> Self {
-        Gate { keys, clock, families, credentials, resources, live: Live::default() }
+        Gate { keys, clock, families, credentials, resources, limits, live: Live::default() }
     }
 
     /// The resource with this number.
@@ -116,18 +123,30 @@ impl Gate {
             Bearer::Malformed => return Err(Denial::Malformed),
             Bearer::Token(token) => token,
         };
-        let token =
-            Verified::<Access>::parse(&*self.keys, token).ok_or(Denial::Invalid("not one of our tokens"))?;
+        let token = Verified::<Access>::parse(&*self.keys, token).ok_or(Denial::Forged)?;
         let now = self.clock.now();
         if now >= token.claims.expires {
             return Err(Denial::Invalid("expired"));
         }
         let family = match self.live.get(&token.claims.family).filter(|family| family.is_fresh(now)) {
             Some(family) => family,
-            None => self.load(&token.claims.family, now).await?,
+            None => self.found(&token.claims.family, now).await?,
         };
         family.covers(resource, &token.claims)?;
         Ok(Permit { gate: self.clone(), family })
+    }
+
+    /// A family by the store's word, unless that word was "no" too often: what has ended stays so, and a client
+    /// that asks on and on must not keep the store busy.
+    async fn found(&self, id: &FamilyId, now: Time) -> Result<Arc<LiveFamily>, Denial> {
+        let who = Who::Login(*id);
+        let checked = self.limits.ended_logins.check(&who);
+        checked.map_err(|Limited { retry_after }| Denial::TooOften { retry_after })?;
+        let found = self.load(id, now).await;
+        if matches!(found, Err(Denial::Invalid(_))) {
+            self.limits.ended_logins.count(&who);
+        }
+        found
     }
 
     /// Reads a family and its credential, and keeps them for a second.

@@ -7,9 +7,11 @@ use http::Method;
 
 use super::clients::NoClient;
 use super::cookies::{self, Binds};
+use super::document::DocumentError;
 use super::flow::{Flow, PendingConsent};
 use super::pages::{self, Consent};
 use super::{Answer, AuthorizationServer, Failure, Published, Request, destination};
+use crate::limit::Source;
 use crate::protocol::client::{Client, Origin};
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::params::Params;
@@ -27,7 +29,7 @@ impl AuthorizationServer {
         }
         let params = Params::parse(&text)
             .map_err(|error| Failure::displayed("This login link is broken", format!("In it {error}.")))?;
-        let client = self.requesting_client(&params).await?;
+        let client = self.requesting_client(&params, request.source).await?;
         let Some(redirect_uri) = client.redirect_uri(params.get("redirect_uri")) else {
             let text = format!("The address to return to is not one that “{}” has registered.", client.name);
             return Err(Failure::displayed("This login link is broken", text));
@@ -38,12 +40,13 @@ impl AuthorizationServer {
         }
     }
 
-    async fn requesting_client(&self, params: &Params) -> Result<Client, Failure> {
+    async fn requesting_client(&self, params: &Params, source: Source) -> Result<Client, Failure> {
         let id = params.get("client_id").ok_or_else(|| {
             Failure::displayed("This login link is broken", "It does not say which client it is from.")
         })?;
-        self.client(id).await.map_err(|reason| {
+        self.client(id, source).await.map_err(|reason| {
             let text = match reason {
+                NoClient::Document(DocumentError::TooOften(limited)) => return limited.into(),
                 NoClient::Unknown => {
                     "The client is not registered here. Remove this server from the client and add it again."
                         .to_owned()

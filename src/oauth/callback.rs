@@ -17,6 +17,7 @@ use super::{Answer, AuthorizationServer, Failure, Published, Request, destinatio
 use crate::github::admission::Admitted;
 use crate::github::credential::CredentialError;
 use crate::github::{Granted, LoginError, Profile, scopes};
+use crate::limit::{Limited, Source, Who};
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::family::{Family, Stage};
 use crate::protocol::params::Params;
@@ -31,6 +32,8 @@ enum Ended {
     Told(OAuthError),
     /// The person reloaded, or another replica was first.
     Finished,
+    /// The person has logged in too often lately.
+    TooOften(Limited),
 }
 
 impl From<OAuthError> for Ended {
@@ -48,28 +51,32 @@ impl AuthorizationServer {
             not_ours("no state that this browser's cookie opens, or one older than ten minutes")
         })?;
         self.vouched_by_github(&params)?;
+        self.may_ask_github(&params, request.source)?;
         // One exchange per process however often the page is reloaded; across replicas GitHub's own
-        // one-time code and the marker record decide.
-        if !self.spent.entry(flow.id).or_insert(()).is_fresh() {
+        // one-time code and the marker record decide. (`or_insert` would look and insert in two steps.)
+        if !self.spent.entry(flow.id).or_insert_with(|| ()).is_fresh() {
             return Err(finished());
         }
-        let outcome = match params.get("error") {
+        let ended = match params.get("error") {
             Some(error) => Err(refused_by_github(error).into()),
-            None => self.login(&params, &flow, &URL_SAFE_NO_PAD.encode(verifier)).await,
+            None => self.login(&params, &flow, &URL_SAFE_NO_PAD.encode(verifier), request.source).await,
         };
-        match outcome {
-            Ok(code) => Ok(self.back_to_client(&flow, &code)),
-            Err(Ended::Finished) => Err(finished()),
-            Err(Ended::Told(error)) => {
-                let location = self.error_location(&flow.redirect_uri, flow.state.as_deref(), &error);
-                Err(match flow.redirect_uri.kind() {
-                    RedirectKind::PrivateUse => {
-                        Failure::Offered { error, location, to: destination(&flow.redirect_uri) }
-                    }
-                    _ => Failure::Redirected { error, location },
-                })
+        let error = match ended {
+            Ok(code) => return Ok(self.back_to_client(&flow, &code)),
+            Err(Ended::Finished) => return Err(finished()),
+            Err(Ended::Told(error)) => error,
+            Err(Ended::TooOften(Limited { retry_after })) => {
+                let text = format!("too many logins of this person; try again in {retry_after} s");
+                OAuthError::new(Code::TemporarilyUnavailable, text)
             }
-        }
+        };
+        let location = self.error_location(&flow.redirect_uri, flow.state.as_deref(), &error);
+        Err(match flow.redirect_uri.kind() {
+            RedirectKind::PrivateUse => {
+                Failure::Offered { error, location, to: destination(&flow.redirect_uri) }
+            }
+            _ => Failure::Redirected { error, location },
+        })
     }
 
     /// The flow that this browser approved; a state from elsewhere is nothing, there and from now on here.
@@ -98,8 +105,25 @@ impl AuthorizationServer {
         }
     }
 
+    /// Anybody can approve a flow of their own and come back with a made-up code: then we would ask GitHub for
+    /// them, in the name of everybody here. Looked at before the flow is spent, so that a reload goes on.
+    fn may_ask_github(&self, params: &Params, source: Source) -> Result<(), Limited> {
+        if params.get("code").is_none() {
+            return Ok(());
+        }
+        let (limits, who) = (&self.parts.limits, Who::Source(source));
+        limits.bad_callbacks.check(&who)?;
+        limits.callback.take(&who)
+    }
+
     /// Code to token to person to family; returns our own code.
-    async fn login(&self, params: &Params, flow: &Flow, verifier: &str) -> Result<String, Ended> {
+    async fn login(
+        &self,
+        params: &Params,
+        flow: &Flow,
+        verifier: &str,
+        source: Source,
+    ) -> Result<String, Ended> {
         let published = self.published(&flow.resource);
         let published =
             published.ok_or_else(|| OAuthError::new(Code::ServerError, "the resource is gone"))?;
@@ -107,12 +131,19 @@ impl AuthorizationServer {
         let granted = match self.parts.github.exchange(code, verifier).await {
             Ok(granted) => granted,
             Err(LoginError::Refused(_)) if self.is_finished(flow).await? => return Err(Ended::Finished),
-            Err(failure) => return Err(login_failed(failure).into()),
+            Err(failure) => {
+                if matches!(failure, LoginError::Refused(_)) && !failure.is_misconfiguration() {
+                    self.parts.limits.bad_callbacks.count(&Who::Source(source));
+                }
+                return Err(login_failed(failure).into());
+            }
         };
         match self.vouched(flow, published, &granted).await {
             Ok((profile, email)) => {
                 self.start_family(flow, published, &profile, email, &granted).await.map_err(Ended::Told)
             }
+            // GitHub keeps ten and drops the rest itself; to ask it would cost us what the limit saves.
+            Err(ended @ Ended::TooOften(_)) => Err(ended),
             Err(ended) => {
                 self.drop_token(&granted).await;
                 Err(ended)
@@ -130,6 +161,7 @@ impl AuthorizationServer {
         let token = &granted.access_token;
         enough(&published.github_scopes, &granted.scopes)?;
         let profile = self.parts.github.profile(token).await.map_err(login_failed)?;
+        self.parts.limits.logins.take(&Who::Person(profile.id)).map_err(Ended::TooOften)?;
         self.admit(&profile, granted).await?;
         let email = match published.needs_email {
             true => {

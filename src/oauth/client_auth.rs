@@ -1,13 +1,14 @@
 //! Client authentication at /token and /revoke: exactly one method, the one the client registered.
 //!
-//! Unknown clients and wrong secrets get the same answer. RFC 6749 §2.3, §5.2; RFC 7591 §2.
+//! Unknown clients and wrong secrets get the same answer, and become too many at the same time. RFC 6749 §2.3, §5.2; RFC 7591 §2.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderValue, header};
 use url::form_urlencoded;
 
-use super::{AuthorizationServer, Failure};
+use super::{AuthorizationServer, Failure, Request};
+use crate::limit::Who;
 use crate::protocol::client::{AuthMethod, Client, Origin};
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::params::Params;
@@ -27,21 +28,39 @@ struct Presented {
 impl AuthorizationServer {
     pub(super) fn authenticate(
         &self,
-        headers: &HeaderMap,
+        request: &Request,
         params: &Params,
     ) -> Result<AuthenticatedClient, Failure> {
-        let mut authorization = headers.get_all(header::AUTHORIZATION).iter();
+        let mut authorization = request.headers.get_all(header::AUTHORIZATION).iter();
         let presented = match (authorization.next(), authorization.next()) {
             (None, _) => in_form(params)?,
             (Some(value), None) => in_header(value, params)?,
             (Some(_), Some(_)) => return Err(refused(true)),
         };
         let uses_basic = presented.method == AuthMethod::ClientSecretBasic;
-        let client = self.known_client(&presented.id).ok_or_else(|| refused(uses_basic))?;
-        match self.is_proven(&client, &presented) {
-            true => Ok(AuthenticatedClient { id: client.id }),
-            false => Err(refused(uses_basic)),
+        let limits = &self.parts.limits;
+        let guessed = Who::Client(&presented.id, request.source);
+        let may_try = limits.bad_secrets.check(&guessed);
+        let client = self.known_client(&presented.id).filter(|client| self.is_proven(client, &presented));
+        match (client, may_try) {
+            (Some(client), Ok(())) => Ok(AuthenticatedClient { id: client.id }),
+            // Nobody guesses what we made: whoever has it is the client, whatever its neighbours tried.
+            (Some(client), Err(_)) if !self.is_guessable(&client) => {
+                Ok(AuthenticatedClient { id: client.id })
+            }
+            (_, Err(limited)) => Err(OAuthError::from(limited).because("too many bad secrets").into()),
+            // Unknown clients count too: who guesses cannot tell by the limit either.
+            (None, Ok(())) => {
+                limits.bad_secrets.count(&guessed);
+                limits.bad_grants.take(&Who::Source(request.source)).map_err(OAuthError::from)?;
+                Err(refused(uses_basic))
+            }
         }
+    }
+
+    /// Whether the secret is one that people chose.
+    fn is_guessable(&self, client: &Client) -> bool {
+        client.auth != AuthMethod::None && self.configured(&client.id).is_some()
     }
 
     fn is_proven(&self, client: &Client, presented: &Presented) -> bool {

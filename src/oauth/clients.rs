@@ -10,6 +10,7 @@ use subtle::ConstantTimeEq;
 use super::AuthorizationServer;
 use super::document::DocumentError;
 use crate::clock::Clock;
+use crate::limit::Source;
 use crate::protocol::client::{AuthMethod, Client, Origin, PREFIX};
 use crate::protocol::redirect::{RedirectKind, RedirectUri};
 use crate::protocol::token::TAG_BYTES;
@@ -63,7 +64,7 @@ impl Registration {
 
 impl AuthorizationServer {
     /// The client behind an id, for an authorization request.
-    pub(super) async fn client(&self, id: &str) -> Result<Client, NoClient> {
+    pub(super) async fn client(&self, id: &str, source: Source) -> Result<Client, NoClient> {
         if let Some((client, _)) = self.configured(id) {
             return Ok(client.clone());
         }
@@ -73,7 +74,7 @@ impl AuthorizationServer {
             registered.ok_or(NoClient::Unknown)?
         } else {
             let documents = self.parts.documents.as_ref().filter(|_| id.starts_with("https:"));
-            documents.ok_or(NoClient::Unknown)?.client(id).await.map_err(NoClient::Document)?
+            documents.ok_or(NoClient::Unknown)?.client(id, source).await.map_err(NoClient::Document)?
         };
         if !self.settings.private_use_schemes {
             client.redirect_uris.retain(|uri| uri.kind() != RedirectKind::PrivateUse);

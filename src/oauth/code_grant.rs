@@ -8,6 +8,7 @@ use tracing::warn;
 use super::AuthorizationServer;
 use super::client_auth::AuthenticatedClient;
 use super::token::{Pair, invalid_grant};
+use crate::limit::Source;
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::family::{Family, Stage};
 use crate::protocol::params::Params;
@@ -22,15 +23,15 @@ impl AuthorizationServer {
         &self,
         params: &Params,
         client: &AuthenticatedClient,
+        source: Source,
     ) -> Result<Pair, OAuthError> {
         let missing = |name: &str| OAuthError::new(Code::InvalidRequest, format!("{name} is missing"));
         let code = params.get("code").ok_or_else(|| missing("code"))?;
         let verifier = params.get("code_verifier").ok_or_else(|| missing("code_verifier"))?;
         let code = Verified::<CodeToken>::parse(&*self.parts.keys, code)
-            .ok_or_else(|| invalid_grant("not a code of ours"))?;
+            .ok_or_else(|| self.forged("not a code of ours", source))?;
         let id = code.claims.family;
-        let found = self.parts.families.find(&id).await.map_err(OAuthError::unavailable)?;
-        let found = found.ok_or_else(|| invalid_grant("no such family"))?;
+        let found = self.family(&id).await?;
         Self::owned_by(client, &found.value)?;
         let Stage::CodePending { challenge, redirect_uri, expires, .. } = found.value.stage.clone() else {
             return Err(self.replayed(&id, &found.value).await);

@@ -16,6 +16,7 @@ use url::{Host, Url};
 
 use super::public::{Public, is_public};
 use crate::clock::{Clock, Time};
+use crate::limit::{Limited, Limiters, Source, Who};
 use crate::protocol::client::{AuthMethod, Client, Origin, display_name};
 use crate::protocol::redirect::RedirectUri;
 use crate::tls::Authorities;
@@ -40,6 +41,9 @@ pub struct Fetcher {
     client: reqwest::Client,
     // Concurrent requests for one URL share one fetch.
     kept: moka::future::Cache<String, Kept>,
+    // Documents that were good lately, for when there is no room for another look.
+    good: moka::sync::Cache<String, Arc<Client>>,
+    limits: Arc<Limiters>,
 }
 
 #[derive(Clone)]
@@ -59,6 +63,8 @@ pub enum DocumentError {
     Fetch(&'static str),
     #[error("its metadata document is not usable: {0}")]
     Content(&'static str),
+    #[error("too many metadata documents were asked for")]
+    TooOften(Limited),
 }
 
 #[derive(Deserialize)]
@@ -78,7 +84,7 @@ struct Document {
 
 impl Fetcher {
     /// A fetcher with an empty cache.
-    pub fn new(settings: Settings, clock: Clock) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: Settings, clock: Clock, limits: Arc<Limiters>) -> Result<Self, reqwest::Error> {
         let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -92,17 +98,55 @@ impl Fetcher {
             }));
         let builder = builder.tls_certs_merge(settings.authorities.for_reqwest()?);
         let kept = moka::future::Cache::builder().max_capacity(MAX_KEPT).time_to_live(MAX_AGE).build();
-        Ok(Fetcher { settings, clock, client: builder.build()?, kept })
+        let good = moka::sync::Cache::builder().max_capacity(MAX_KEPT).time_to_live(MAX_AGE).build();
+        Ok(Fetcher { settings, clock, client: builder.build()?, kept, good, limits })
     }
 
-    /// The client whose id is this URL.
-    pub async fn client(&self, id: &str) -> Result<Client, DocumentError> {
+    /// The client whose id is this URL; `source` asks.
+    pub async fn client(&self, id: &str, source: Source) -> Result<Client, DocumentError> {
         let url = self.vetted(id)?;
         if self.kept.get(id).await.is_some_and(|kept| kept.until <= self.clock.now()) {
             self.kept.invalidate(id).await;
         }
-        let fetched = self.kept.try_get_with(id.to_owned(), self.fetch(id, url)).await;
+        if !self.kept.contains_key(id) {
+            let good = self.good.get(id);
+            match (self.may_fetch(id, &url, source, good.is_some()), good) {
+                (Ok(()), _) => {}
+                // A client that was good is not locked out by those who keep asking for it.
+                (Err(_), Some(good)) => return Ok((*good).clone()),
+                (Err(limited), None) => return Err(DocumentError::TooOften(limited)),
+            }
+        }
+        let fetched = self.kept.try_get_with(id.to_owned(), self.counted(id, url, source)).await;
         fetched.map(|kept| (*kept.client).clone()).map_err(|error| (*error).clone())
+    }
+
+    /// Strangers choose the URLs: they must not make us a tool against the hosts. One that was good is asked
+    /// whatever others on its host are asked.
+    fn may_fetch(&self, id: &str, url: &Url, source: Source, was_good: bool) -> Result<(), Limited> {
+        let fetches = &self.limits.metadata_fetches;
+        if was_good {
+            return fetches.check(&Who::Document(id));
+        }
+        fetches.check(&Who::Source(source))?;
+        fetches.check(&Who::Host(url.host_str().unwrap_or_default()))
+    }
+
+    /// The fetch that others wait for.
+    async fn counted(&self, id: &str, url: Url, source: Source) -> Result<Kept, DocumentError> {
+        let fetches = &self.limits.metadata_fetches;
+        if self.good.contains_key(id) {
+            fetches.count(&Who::Document(id));
+        } else {
+            fetches.count(&Who::Source(source));
+            fetches.count(&Who::Host(url.host_str().unwrap_or_default()));
+        }
+        let fetched = self.fetch(id, url).await;
+        match &fetched {
+            Ok(kept) => self.good.insert(id.to_owned(), kept.client.clone()),
+            Err(_) => self.good.invalidate(id),
+        }
+        fetched
     }
 
     /// Refuses before any DNS query what can be refused by looking.
@@ -229,6 +273,7 @@ const DEFAULT_AGE: Duration = Duration::from_secs(300);
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+    use crate::limit::Rates;
 
     #[test]
     fn ids_that_are_not_plain_urls_are_refused_by_looking() {
@@ -239,7 +284,9 @@ mod tests {
             own_authority: "p.test".into(),
         };
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut fetcher = Fetcher::new(settings, ManualClock::new(1).clock()).expect("builds");
+        let clock = ManualClock::new(1).clock();
+        let limits = Arc::new(Limiters::new(&Rates::default(), &clock));
+        let mut fetcher = Fetcher::new(settings, clock, limits).expect("builds");
         for id in [
             "http://a.example/c",
             "https://a.example",

@@ -31,6 +31,7 @@ use crate::clock::Clock;
 use crate::github::GitHub;
 use crate::github::admission::Admission;
 use crate::github::credential::Credentials;
+use crate::limit::{Limited, Limiters, Source};
 use crate::protocol::client::Client;
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::issuer::Issuer;
@@ -74,6 +75,7 @@ pub struct Parts {
     pub github: Arc<GitHub>,
     pub credentials: Credentials,
     pub admission: Arc<Admission>,
+    pub limits: Arc<Limiters>,
     /// Absent when metadata documents are switched off.
     pub documents: Option<document::Fetcher>,
 }
@@ -93,6 +95,8 @@ pub struct Request {
     pub query: Option<String>,
     pub headers: HeaderMap,
     pub body: Bytes,
+    /// Whom limits per address count.
+    pub source: Source,
 }
 
 /// A successful answer.
@@ -120,6 +124,8 @@ pub enum Failure {
     Offered { error: OAuthError, location: String, to: String },
     /// Token, registration and revocation endpoints. `basic` adds the challenge of RFC 6749 §5.2.
     Json { error: OAuthError, basic: bool },
+    /// By this address; `retry_after` in seconds. A page, or JSON for scripts.
+    TooOften { retry_after: u64 },
 }
 
 impl AuthorizationServer {
@@ -176,6 +182,18 @@ fn destination(uri: &RedirectUri) -> String {
 impl From<OAuthError> for Failure {
     fn from(error: OAuthError) -> Self {
         Failure::Json { error, basic: false }
+    }
+}
+
+impl From<Limited> for Failure {
+    fn from(Limited { retry_after }: Limited) -> Self {
+        Failure::TooOften { retry_after }
+    }
+}
+
+impl From<Limited> for OAuthError {
+    fn from(Limited { retry_after }: Limited) -> Self {
+        OAuthError::too_often(retry_after)
     }
 }
 

@@ -10,6 +10,7 @@ use super::AuthorizationServer;
 use super::client_auth::AuthenticatedClient;
 use super::token::{Pair, invalid_grant};
 use crate::github::credential::CredentialError;
+use crate::limit::{Source, Who};
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::family::{Family, Rotation};
 use crate::protocol::params::Params;
@@ -22,17 +23,17 @@ impl AuthorizationServer {
         &self,
         params: &Params,
         client: &AuthenticatedClient,
+        source: Source,
     ) -> Result<Pair, OAuthError> {
         let token = params.get("refresh_token");
         let token = token.ok_or_else(|| OAuthError::new(Code::InvalidRequest, "refresh_token is missing"))?;
         let token = Verified::<Refresh>::parse(&*self.parts.keys, token);
-        let claims = token.ok_or_else(|| invalid_grant("not a refresh token of ours"))?.claims;
+        let claims = token.ok_or_else(|| self.forged("not a refresh token of ours", source))?.claims;
         if self.parts.clock.now() >= claims.expires {
             return Err(invalid_grant("the refresh token has expired"));
         }
         let id = claims.family;
-        let found = self.parts.families.find(&id).await.map_err(OAuthError::unavailable)?;
-        let family = found.ok_or_else(|| invalid_grant("no such family"))?.value;
+        let family = self.family(&id).await?.value;
         Self::owned_by(client, &family)?;
         self.same_target(params, &family)?;
         let scopes = narrowed(params, &family)?;
@@ -40,9 +41,11 @@ impl AuthorizationServer {
         let rotated =
             self.parts.families.rotate(&id, claims.generation).await.map_err(OAuthError::unavailable)?;
         match rotated {
-            Rotated::Rotated(family) | Rotated::SameSuccessor(family) => {
+            Rotated::Rotated(family) => {
+                self.parts.limits.refreshes.count(&Who::LoginOf(id, family.person));
                 Ok(Pair { id, family: *family, scopes })
             }
+            Rotated::SameSuccessor(family) => Ok(Pair { id, family: *family, scopes }),
             Rotated::Reused => {
                 warn!(family = ?id, person = family.person, client = family.client_name, "refresh reused; its grant is revoked");
                 Err(invalid_grant("the refresh token was used before"))
@@ -58,6 +61,7 @@ impl AuthorizationServer {
         if !matches!(moves_on, Rotation::Next(_)) {
             return Ok(());
         }
+        self.parts.limits.refreshes.check(&Who::LoginOf(*id, family.person))?;
         match self.parts.credentials.confirm(&family.credential).await {
             Ok(()) => Ok(()),
             Err(CredentialError::Gone) => {

@@ -13,7 +13,7 @@ impl AuthorizationServer {
     /// `POST /revoke`
     pub async fn revoke(&self, request: &Request) -> Result<Answer, Failure> {
         let params = form(request)?;
-        let client = self.authenticate(&request.headers, &params)?;
+        let client = self.authenticate(request, &params)?;
         let token =
             params.get("token").ok_or_else(|| OAuthError::new(Code::InvalidRequest, "token is missing"))?;
         let keys = &*self.parts.keys;

@@ -7,11 +7,13 @@ use serde_json::json;
 
 use super::client_auth::AuthenticatedClient;
 use super::{Answer, AuthorizationServer, Failure, Request};
+use crate::limit::{Source, Who};
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::family::{Family, Stage};
 use crate::protocol::params::Params;
 use crate::protocol::scope::ScopeSet;
 use crate::protocol::token::{Access, Claims, FamilyId, Refresh};
+use crate::store::Stored;
 
 /// What a grant yields: a family as it stands now, and the scopes of the access token.
 pub(super) struct Pair {
@@ -24,10 +26,10 @@ impl AuthorizationServer {
     /// `POST /token`
     pub async fn token(&self, request: &Request) -> Result<Answer, Failure> {
         let params = form(request)?;
-        let client = self.authenticate(&request.headers, &params)?;
+        let client = self.authenticate(request, &params)?;
         let pair = match params.get("grant_type") {
-            Some("authorization_code") => self.code_grant(&params, &client).await?,
-            Some("refresh_token") => self.refresh_grant(&params, &client).await?,
+            Some("authorization_code") => self.code_grant(&params, &client, request.source).await?,
+            Some("refresh_token") => self.refresh_grant(&params, &client, request.source).await?,
             Some(_) => {
                 let text = "grant_type must be authorization_code or refresh_token";
                 return Err(OAuthError::new(Code::UnsupportedGrantType, text).into());
@@ -63,6 +65,26 @@ impl AuthorizationServer {
             "scope": scopes.to_string(),
         });
         Ok(Answer::Json { status: 200, body })
+    }
+
+    /// A code or refresh token that was never ours. What we issued is always answered as it deserves: a client
+    /// that is told to wait would not learn that it has to log in again.
+    pub(super) fn forged(&self, why: &str, source: Source) -> OAuthError {
+        match self.parts.limits.bad_grants.take(&Who::Source(source)) {
+            Ok(()) => invalid_grant(why),
+            Err(limited) => OAuthError::from(limited).because(why),
+        }
+    }
+
+    /// The family of a code or refresh token of ours, unless the answer was "none" too often.
+    pub(super) async fn family(&self, id: &FamilyId) -> Result<Stored<Family>, OAuthError> {
+        let (ended, who) = (&self.parts.limits.ended_logins, Who::Login(*id));
+        ended.check(&who)?;
+        let found = self.parts.families.find(id).await.map_err(OAuthError::unavailable)?;
+        found.ok_or_else(|| {
+            ended.count(&who);
+            invalid_grant("no such family")
+        })
     }
 
     /// RFC 8707 §2.2: a `resource` at the token endpoint must be the one that was authorized.

@@ -21,6 +21,8 @@ pub enum Code {
     RequestUriNotSupported,
     ServerError,
     TemporarilyUnavailable,
+    /// Not registered anywhere: the word of the MCP SDKs for 429.
+    TooManyRequests,
     UnauthorizedClient,
     UnsupportedGrantType,
     UnsupportedResponseType,
@@ -43,6 +45,7 @@ impl Code {
             Code::RequestUriNotSupported => "request_uri_not_supported",
             Code::ServerError => "server_error",
             Code::TemporarilyUnavailable => "temporarily_unavailable",
+            Code::TooManyRequests => "too_many_requests",
             Code::UnauthorizedClient => "unauthorized_client",
             Code::UnsupportedGrantType => "unsupported_grant_type",
             Code::UnsupportedResponseType => "unsupported_response_type",
@@ -54,6 +57,7 @@ impl Code {
         match self {
             Code::InvalidClient => 401,
             Code::AccessDenied => 403,
+            Code::TooManyRequests => 429,
             Code::ServerError => 500,
             Code::TemporarilyUnavailable => 503,
             _ => 400,
@@ -85,6 +89,13 @@ impl OAuthError {
     pub fn because(mut self, cause: impl fmt::Display) -> Self {
         self.cause = Some(cause.to_string());
         self
+    }
+
+    /// RFC 6585 §4. No RFC has an error code for it at these endpoints; this one the MCP SDKs know, and keep
+    /// what they hold when they read it. An unknown one would make them ask the person to log in again.
+    pub fn too_often(retry_after: u64) -> Self {
+        let public = format!("too many requests; try again in {retry_after} s");
+        OAuthError { retry_after: Some(retry_after), ..OAuthError::new(Code::TooManyRequests, public) }
     }
 
     /// Our own trouble: the client keeps what it has and tries again.

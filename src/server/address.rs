@@ -1,29 +1,116 @@
 //! Who is really asking: the peer, or whom a trusted proxy names.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use ipnet::IpNet;
+use tracing::warn;
 
-/// The client's address. X-Forwarded-For counts from the right, as far as it was written by proxies the
-/// operator trusts; what a stranger wrote before that is not read.
-pub fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &[IpNet]) -> IpAddr {
-    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(&address));
-    let mut client = peer.ip().to_canonical();
-    if !is_trusted(client) {
-        return client;
-    }
-    let values = headers.get_all("x-forwarded-for").iter().rev();
-    let hops = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.rsplit(','));
-    for hop in hops {
-        let Ok(address) = hop.trim().trim_matches(['[', ']']).parse::<IpAddr>() else { return client };
-        client = address.to_canonical();
-        if !is_trusted(client) {
-            return client;
-        }
-    }
-    client
+use crate::limit::Source;
+
+/// Who stands between us and the clients.
+pub struct Proxies {
+    /// Peers whose X-Forwarded-For counts.
+    pub trusted: Vec<IpNet>,
+    /// Whether the operator said so, be it that there are none.
+    pub declared: bool,
+    /// Whether the log was told of a proxy that nobody declared.
+    pub warned: AtomicBool,
 }
+
+/// The other end of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Client {
+    pub address: IpAddr,
+    standing: Standing,
+}
+
+/// How we know the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// A trusted proxy named it.
+    Named,
+    /// It is a trusted proxy, which named nobody.
+    Proxy,
+    /// It is our peer.
+    Peer,
+}
+
+impl Proxies {
+    /// These, or, when nobody said so, none.
+    pub fn new(trusted: Vec<IpNet>, declared: bool) -> Self {
+        Proxies { trusted, declared, warned: AtomicBool::new(false) }
+    }
+
+    /// The client's address. X-Forwarded-For counts from the right, as far as it was written by proxies the
+    /// operator trusts; what a stranger wrote before that is not read.
+    pub fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> Client {
+        let is_trusted = |address: IpAddr| self.trusted.iter().any(|network| network.contains(&address));
+        let peer = peer.ip().to_canonical();
+        if !is_trusted(peer) {
+            return Client { address: peer, standing: Standing::Peer };
+        }
+        let mut client = Client { address: peer, standing: Standing::Proxy };
+        let values = headers.get_all(FORWARDED_FOR).iter().rev();
+        let hops = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.rsplit(','));
+        for hop in hops {
+            let Some(address) = named(hop.trim()) else { return client };
+            client = Client { address, standing: Standing::Named };
+            if !is_trusted(address) {
+                return client;
+            }
+        }
+        client
+    }
+
+    /// Whom limits per address count. A peer may be a proxy that nobody declared, a container's network or a
+    /// load balancer, and stand for everybody: then nobody is counted, rather than all as one.
+    pub fn source(&self, client: Client, headers: &HeaderMap) -> Source {
+        let Client { address, standing } = client;
+        let may_be_many = match standing {
+            Standing::Named => address.is_loopback(),
+            Standing::Proxy => true,
+            Standing::Peer => address.is_loopback() || (is_private(address) && !self.declared),
+        };
+        if !may_be_many {
+            return Source::Address { address, by_page: is_in_the_background(headers) };
+        }
+        let undeclared = standing == Standing::Peer && headers.contains_key(FORWARDED_FOR);
+        if undeclared && !self.warned.swap(true, Ordering::Relaxed) {
+            warn!(peer = %address, "a proxy sends X-Forwarded-For, but trusted_proxies does not name it: nobody is limited by address");
+        }
+        Source::Anybody
+    }
+}
+
+/// One hop of X-Forwarded-For; some proxies write the port too.
+fn named(hop: &str) -> Option<IpAddr> {
+    let address = hop.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+    let address = address.or_else(|| Some(hop.parse::<SocketAddr>().ok()?.ip()));
+    address.map(|address| address.to_canonical())
+}
+
+/// Addresses of private networks, links and carriers' NATs (RFC 1918, 3927, 6598, 4193, 4291).
+fn is_private(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => {
+            let carrier = address.octets()[0] == 100 && address.octets()[1] & 0xc0 == 64;
+            address.is_private() || address.is_link_local() || carrier
+        }
+        IpAddr::V6(address) => address.is_unique_local() || address.is_unicast_link_local(),
+    }
+}
+
+/// Whether a web page sends this without the person seeing it: an image, a frame, a script's request.
+fn is_in_the_background(headers: &HeaderMap) -> bool {
+    match headers.get("sec-fetch-dest") {
+        Some(destination) => destination != "document",
+        None => headers.contains_key(header::ORIGIN),
+    }
+}
+
+const FORWARDED_FOR: &str = "x-forwarded-for";
 
 #[cfg(test)]
 mod tests {
@@ -35,7 +122,8 @@ mod tests {
             headers.append("x-forwarded-for", http::HeaderValue::from_static(value));
         }
         let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().expect("a network")).collect();
-        client(SocketAddr::new(peer.parse().expect("an address"), 1), &headers, &trusted).to_string()
+        let proxies = Proxies::new(trusted, true);
+        proxies.client(SocketAddr::new(peer.parse().expect("an address"), 1), &headers).address.to_string()
     }
 
     #[test]
@@ -49,6 +137,67 @@ mod tests {
         assert_eq!(client_of("10.0.0.1", &["1.1.1.1", "2001:db8::1"], &["10.0.0.0/8"]), "2001:db8::1");
         assert_eq!(client_of("10.0.0.1", &["1.1.1.1, garbage"], &["10.0.0.0/8"]), "10.0.0.1");
         assert_eq!(client_of("10.0.0.1", &[], &["10.0.0.0/8"]), "10.0.0.1");
+        assert_eq!(client_of("10.0.0.1", &["203.0.113.9:50123"], &["10.0.0.0/8"]), "203.0.113.9");
+        assert_eq!(client_of("10.0.0.1", &["[2001:db8::3]:443"], &["10.0.0.0/8"]), "2001:db8::3");
         assert_eq!(client_of("::ffff:10.0.0.1", &["[2001:db8::2]"], &["10.0.0.0/8"]), "2001:db8::2");
+    }
+
+    // GT-14
+    #[test]
+    fn limits_count_who_is_known_and_nobody_who_may_be_many() {
+        let source = |peer: &str, forwarded: Option<&'static str>, trusted: &[&str], declared: bool| {
+            let mut headers = HeaderMap::new();
+            headers.extend(forwarded.map(|value| {
+                (http::HeaderName::from_static(FORWARDED_FOR), http::HeaderValue::from_static(value))
+            }));
+            let trusted = trusted.iter().map(|network| network.parse().expect("a network")).collect();
+            let proxies = Proxies::new(trusted, declared);
+            let client = proxies.client(SocketAddr::new(peer.parse().expect("an address"), 1), &headers);
+            let source = proxies.source(client, &headers);
+            (source.to_string(), proxies.warned.load(Ordering::Relaxed))
+        };
+        let many = "an address of many";
+        for (peer, forwarded, trusted, declared, expected, warned) in [
+            // Strangers: whatever they send.
+            ("203.0.113.9", None, &[][..], false, "203.0.113.9", false),
+            ("203.0.113.9", Some("1.1.1.1"), &[], false, "203.0.113.9", false),
+            ("203.0.113.9", Some("127.0.0.1"), &["10.0.0.0/8"], true, "203.0.113.9", false),
+            // A proxy that was not declared, or a container's network.
+            ("127.0.0.1", None, &[], false, many, false),
+            ("127.0.0.1", Some("203.0.113.9"), &[], false, many, true),
+            ("172.17.0.1", None, &[], false, many, false),
+            ("172.17.0.1", Some("203.0.113.9"), &[], false, many, true),
+            ("fd00::1", None, &[], false, many, false),
+            ("100.64.1.1", None, &[], false, many, false),
+            // Said to be nobody: then a private address is a client; the machine itself is anybody still.
+            ("172.17.0.1", Some("203.0.113.9"), &[], true, "172.17.0.1", false),
+            ("127.0.0.1", None, &[], true, many, false),
+            // Declared.
+            ("10.0.0.1", Some("203.0.113.9"), &["10.0.0.0/8"], true, "203.0.113.9", false),
+            ("10.0.0.1", Some("192.168.1.5"), &["10.0.0.0/8"], true, "192.168.1.5", false),
+            ("10.0.0.1", None, &["10.0.0.0/8"], true, many, false),
+            ("10.0.0.1", Some("unknown"), &["10.0.0.0/8"], true, many, false),
+            ("10.0.0.1", Some("127.0.0.1"), &["10.0.0.0/8"], true, many, false),
+        ] {
+            let found = source(peer, forwarded, trusted, declared);
+            assert_eq!(found, (expected.to_owned(), warned), "{peer} {forwarded:?} {trusted:?} {declared}");
+        }
+    }
+
+    #[test]
+    fn what_pages_do_in_the_background_is_counted_apart() {
+        let background = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            headers.extend(pairs.iter().map(|(name, value)| {
+                (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
+            }));
+            is_in_the_background(&headers)
+        };
+        assert!(!background(&[]), "no browser");
+        assert!(!background(&[("sec-fetch-dest", "document"), ("origin", "https://evil.test")]), "a form");
+        for destination in ["image", "iframe", "empty", "script"] {
+            assert!(background(&[("sec-fetch-dest", destination)]), "{destination}");
+        }
+        assert!(background(&[("origin", "https://evil.test")]), "an old browser");
     }
 }

@@ -19,19 +19,21 @@ use std::time::Duration;
 use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
-use ipnet::IpNet;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tracing::{debug, error, info};
 
 use crate::clock::Clock;
-use crate::gate::Gate;
 use crate::gate::challenge::Challenges;
 use crate::gate::origin::Origins;
-use crate::oauth::{self, AuthorizationServer, Documents};
+use crate::gate::{Denial, Gate};
+use crate::limit::{self, Limiters, Who};
+use crate::oauth::{self, AuthorizationServer, Documents, Failure};
 use crate::protocol::issuer::Issuer;
 use crate::tls::Shown;
 use crate::upstream::Upstream;
+use address::Client;
+pub use address::Proxies;
 pub use listener::{Drain, bind, work};
 use reply::{Body, Outcome, Problem};
 use router::{Endpoint, Route};
@@ -47,8 +49,8 @@ pub struct Server {
     pub documents: Documents,
     pub front: String,
     pub origins: Origins,
-    /// Peers whose X-Forwarded-For counts.
-    pub trusted_proxies: Vec<IpNet>,
+    pub proxies: Proxies,
+    pub limits: Arc<Limiters>,
     /// What is shown to clients when TLS ends here.
     pub tls: Option<Arc<Shown>>,
     /// Whether browsers are told to come by https only.
@@ -80,17 +82,17 @@ impl Server {
         let started = self.clock.now();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
-        let client = address::client(peer, request.headers(), &self.trusted_proxies);
-        let mut response = self.routed(request).await;
+        let client = self.proxies.client(peer, request.headers());
+        let mut response = self.routed(client, request).await;
         if self.strict_transport {
             reply::strict_transport(&mut response);
         }
         let took = self.clock.now().since(started);
-        log(&method, &path, client, &response, took);
+        log(&method, &path, client.address, &response, took);
         Ok(response)
     }
 
-    async fn routed(&self, request: Request<Incoming>) -> Response<Body> {
+    async fn routed(&self, client: Client, request: Request<Incoming>) -> Response<Body> {
         let route = router::route(self, request.uri().path());
         if matches!(route, Route::Health | Route::Ready) {
             return self.health(matches!(route, Route::Ready));
@@ -100,8 +102,8 @@ impl Server {
         }
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match route {
-            Route::Resource(number) => self.resource(number, request).await,
-            Route::Endpoint(endpoint) => self.endpoint(endpoint, request).await,
+            Route::Resource(number) => self.resource(number, client, request).await,
+            Route::Endpoint(endpoint) => self.endpoint(endpoint, client, request).await,
             Route::Document(_) if *request.method() == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
             Route::Document(document) if get => reply::document(document.clone()),
             Route::Document(_) => reply::problem(Problem::Method("GET, HEAD, OPTIONS")),
@@ -115,17 +117,17 @@ impl Server {
     }
 
     /// Answers of resources are never kept by a cache, so only pages get the headers for pages.
-    async fn resource(&self, number: usize, request: Request<Incoming>) -> Response<Body> {
+    async fn resource(&self, number: usize, client: Client, request: Request<Incoming>) -> Response<Body> {
         let from_a_page = request.headers().contains_key(header::ORIGIN);
         if !self.origins.allow(request.headers()) {
             return reply::problem(Problem::Origin);
         }
-        let response = self.gated(number, request).await;
+        let response = self.gated(number, client, request).await;
         if from_a_page { reply::exposed(response) } else { response }
     }
 
     /// Gate, then upstream.
-    async fn gated(&self, number: usize, request: Request<Incoming>) -> Response<Body> {
+    async fn gated(&self, number: usize, client: Client, request: Request<Incoming>) -> Response<Body> {
         let published = &self.upstreams[number];
         match *request.method() {
             Method::OPTIONS => return reply::preflight(RESOURCE_METHODS),
@@ -135,6 +137,7 @@ impl Server {
         let permit = match self.gate.permit(number, request.headers()).await {
             Ok(permit) => permit,
             Err(denial) => {
+                let denial = self.forged_too_often(denial, client, request.headers());
                 let front = is_a_browser(&request).then(|| self.front.clone());
                 // Polling the body of a client that waits for 100 would invite it to send.
                 if !request.headers().contains_key(header::EXPECT) {
@@ -153,7 +156,12 @@ impl Server {
     }
 
     /// The authorization server: body read here, work done on the side.
-    async fn endpoint(&self, endpoint: Endpoint, request: Request<Incoming>) -> Response<Body> {
+    async fn endpoint(
+        &self,
+        endpoint: Endpoint,
+        client: Client,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
         let methods = endpoint.methods();
         if *request.method() == Method::OPTIONS && endpoint.is_for_scripts() {
             return reply::preflight(methods);
@@ -162,13 +170,22 @@ impl Server {
             return reply::problem(Problem::Method(methods));
         }
         let (parts, body) = request.into_parts();
+        let source = self.proxies.source(client, &parts.headers);
+        let wants_json = endpoint.is_for_scripts()
+            || (accepts(&parts.headers, "application/json") && !accepts(&parts.headers, "text/html"));
+        if let Err(limit::Limited { retry_after }) = self.opened_too_often(endpoint, &Who::Source(source)) {
+            if !parts.headers.contains_key(header::EXPECT) {
+                linger(body).await;
+            }
+            let response = reply::failure(Failure::TooOften { retry_after }, wants_json);
+            return if endpoint.is_for_scripts() { reply::exposed(response) } else { response };
+        }
         let body = match whole(body).await {
             Ok(body) => body,
             Err(problem) => return reply::problem(problem),
         };
-        let wants_json = accepts(&parts.headers, "application/json") && !accepts(&parts.headers, "text/html");
         let query = parts.uri.query().map(str::to_owned);
-        let request = oauth::Request { method: parts.method, query, headers: parts.headers, body };
+        let request = oauth::Request { method: parts.method, query, headers: parts.headers, body, source };
         let server = self.oauth.clone();
         let outcome = self.side.spawn(async move { endpoint.call(&server, &request).await }).await;
         let response = match outcome {
@@ -177,6 +194,28 @@ impl Server {
             Err(_) => reply::problem(Problem::Internal),
         };
         if endpoint.is_for_scripts() { reply::exposed(response) } else { response }
+    }
+
+    /// Whether this address asks for too many registrations or login pages; decided before a body is read.
+    fn opened_too_often(&self, endpoint: Endpoint, who: &Who<'_>) -> Result<(), limit::Limited> {
+        match endpoint {
+            Endpoint::Register => self.limits.register.take(who),
+            Endpoint::Authorize => self.limits.authorize.take(who),
+            Endpoint::Consent | Endpoint::Callback | Endpoint::Token | Endpoint::Revoke => Ok(()),
+        }
+    }
+
+    /// Counts tokens that were never ours. Whoever holds one of ours is not touched by it, not even when it
+    /// has expired: they need the 401 to get a new one.
+    fn forged_too_often(&self, denial: Denial, client: Client, headers: &http::HeaderMap) -> Denial {
+        if !matches!(denial, Denial::Forged) {
+            return denial;
+        }
+        let who = Who::Source(self.proxies.source(client, headers));
+        match self.limits.bad_bearers.take(&who) {
+            Ok(()) => denial,
+            Err(limit::Limited { retry_after }) => Denial::TooOften { retry_after },
+        }
     }
 
     fn health(&self, asks_ready: bool) -> Response<Body> {

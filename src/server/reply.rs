@@ -93,6 +93,14 @@ pub fn denial(denial: Denial, challenges: &Challenges, front: Option<String>) ->
         Denial::Invalid(why) => {
             (401, "invalid_token", challenge::INVALID_TOKEN, &challenges.invalid_token, Some(why))
         }
+        Denial::Forged => (
+            401,
+            "invalid_token",
+            challenge::INVALID_TOKEN,
+            &challenges.invalid_token,
+            Some("not one of our tokens"),
+        ),
+        Denial::TooOften { retry_after } => return oauth_error(OAuthError::too_often(retry_after), false),
         Denial::InsufficientScope => {
             (403, "insufficient_scope", challenge::INSUFFICIENT_SCOPE, &challenges.insufficient_scope, None)
         }
@@ -176,7 +184,21 @@ pub fn failure(failure: Failure, wants_json: bool) -> Response<Body> {
         }
         Failure::Offered { error, location, to } => offered(error, &location, &to),
         Failure::Json { error, basic } => oauth_error(error, basic),
+        Failure::TooOften { retry_after } if wants_json => {
+            oauth_error(OAuthError::too_often(retry_after), false)
+        }
+        Failure::TooOften { retry_after } => too_often_page(retry_after),
     }
+}
+
+/// RFC 6585 §4, for a person.
+fn too_often_page(retry_after: u64) -> Response<Body> {
+    let text = format!("There were too many logins from your network. Reload this page in {retry_after} s.");
+    let hint = "Nothing is lost.";
+    let title = "Too many requests";
+    let mut response = page(429, pages::render(&pages::Problem { title, text: &text, hint }), None);
+    response.headers_mut().insert(header::RETRY_AFTER, retry_after.into());
+    because(response, Code::TooManyRequests.as_str(), None)
 }
 
 /// A page that tells what went wrong and leaves going back to the person.
