@@ -29,6 +29,14 @@ browser: release
 h2spec: release
     tests/h2spec/run
 
+# every fuzz target for a minute, on any Rust
+fuzz:
+    fuzz/run --seconds 60
+
+# requests as h11 and nginx read them, against what went on
+differential: release
+    tests/differential/run
+
 # licences, advisories, doubles
 deny:
     cargo deny check

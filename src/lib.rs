@@ -31,6 +31,9 @@ pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod gate;
 pub mod github;
 pub mod keyfile;

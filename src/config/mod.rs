@@ -4,6 +4,8 @@
 //! small settings.
 
 mod clients;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod limits;
 mod rates;
 pub mod raw;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde_json::Value;
+use serde_saphyr::Error;
 
 /// One thing that is wrong with a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,11 +61,23 @@ pub fn parse(text: &str, environment: Environment<'_>, problems: &Problems) -> V
             tree
         }
         Err(error) => {
-            // Advice for programmers.
-            let text = error.to_string().replace(", set DuplicateKeyPolicy in Options if acceptable", "");
-            problems.add("", format_args!("not valid YAML: {text}"));
+            problems.add("", format_args!("not valid YAML: {}", told(&error)));
             Value::Null
         }
+    }
+}
+
+/// The parser's words without what it stumbled over: that may be a secret.
+fn told(error: &Error) -> String {
+    let what = match error {
+        Error::DuplicateMappingKey { .. } => "duplicate mapping key",
+        Error::NonFiniteFloat { .. } => "a number beyond all numbers, put it in quotes",
+        Error::UnsupportedTag { .. } => "unsupported tag",
+        _ => return error.to_string(),
+    };
+    match error.location() {
+        Some(place) => format!("{what} at line {}, column {}", place.line(), place.column()),
+        None => what.to_owned(),
     }
 }
 

@@ -5,6 +5,8 @@
 //! RFC 6750 §2.1, §3; RFC 8707 §2; RFC 9728 §5.
 
 pub mod challenge;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod live;
 pub mod origin;
 

@@ -63,7 +63,7 @@ pub struct Credential {
     /// Of the record it was read from.
     pub version: u64,
     /// Whether the person's address is injected somewhere.
-    wants_email: bool,
+    pub wants_email: bool,
 }
 
 /// Why there is no credential.

@@ -97,7 +97,7 @@ fn in_header(value: &HeaderValue, params: &Params) -> Result<Presented, Failure>
 }
 
 /// RFC 6749 §2.3.1: id and secret are form-encoded before they are joined and encoded again.
-fn basic(value: &HeaderValue) -> Option<(String, String)> {
+pub(super) fn basic(value: &HeaderValue) -> Option<(String, String)> {
     let (scheme, credentials) = value.to_str().ok()?.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;

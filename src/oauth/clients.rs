@@ -54,7 +54,8 @@ impl Registration {
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    fn read(keys: &KeyRing, client_id: &str) -> Option<Self> {
+    /// Reads a `client_id` of ours; `None` for any other text.
+    pub(super) fn read(keys: &KeyRing, client_id: &str) -> Option<Self> {
         let bytes = URL_SAFE_NO_PAD.decode(client_id.strip_prefix(PREFIX)?).ok()?;
         let (&key_id, rest) = bytes.split_first()?;
         let (metadata, tag) = rest.split_at_checked(rest.len().checked_sub(TAG_BYTES)?)?;

@@ -150,7 +150,7 @@ impl Fetcher {
     }
 
     /// Refuses before any DNS query what can be refused by looking.
-    fn vetted(&self, id: &str) -> Result<Url, DocumentError> {
+    pub(super) fn vetted(&self, id: &str) -> Result<Url, DocumentError> {
         let url = Url::parse(id).map_err(|_| DocumentError::Url)?;
         // Simple string comparison rules the draft, so only URLs in normal form are ids at all.
         let plain = url.as_str() == id && url.scheme() == "https" && id.len() <= MAX_URL;
@@ -198,7 +198,8 @@ impl Fetcher {
     }
 }
 
-fn client(id: &str, host: String, body: &[u8]) -> Result<Client, DocumentError> {
+/// Reads the document of the client whose id is its URL.
+pub(super) fn client(id: &str, host: String, body: &[u8]) -> Result<Client, DocumentError> {
     let document: Document =
         super::json_object(body).map_err(|_| DocumentError::Content("it is not valid JSON metadata"))?;
     if document.client_id != id {

@@ -11,6 +11,8 @@ mod consent;
 mod cookies;
 pub mod document;
 mod flow;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod metadata;
 pub mod pages;
 mod public;

@@ -5,6 +5,8 @@
 pub mod client;
 pub mod error;
 pub mod family;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod injection;
 pub mod issuer;
 pub mod params;

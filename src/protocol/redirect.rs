@@ -108,12 +108,10 @@ impl RedirectUri {
     pub fn with(&self, params: &[(&str, &str)]) -> String {
         let mut encoder = form_urlencoded::Serializer::new(String::new());
         encoder.extend_pairs(params);
-        let separator = if !self.raw.contains('?') {
-            "?"
-        } else if self.raw.ends_with(['?', '&']) {
-            ""
-        } else {
-            "&"
+        let separator = match self.raw.split_once('?') {
+            None => "?",
+            Some((_, query)) if query.is_empty() || query.ends_with('&') => "",
+            Some(_) => "&",
         };
         format!("{}{separator}{}", self.raw, encoder.finish())
     }
@@ -311,6 +309,8 @@ mod tests {
             "https://a.example/cb?x=1&code=a+b&state=%26%3D"
         );
         assert_eq!(uri("cursor://a/cb?").with(&params), "cursor://a/cb?code=a+b&state=%26%3D");
+        // Only the first question mark begins the query.
+        assert_eq!(uri("cursor://a/cb?x=1?").with(&params), "cursor://a/cb?x=1?&code=a+b&state=%26%3D");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! `listener` accepts, `vet` refuses what is ambiguous, `router` names the room, `reply` writes every answer.
 
 mod address;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod listener;
 pub mod reply;
 pub mod router;

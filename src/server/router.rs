@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::Server;
-use crate::oauth::{Answer, AuthorizationServer, Failure, Request};
+use crate::oauth::{Answer, AuthorizationServer, Documents, Failure, Request};
 
 /// Where a request goes.
 pub enum Route<'a> {
@@ -41,8 +41,18 @@ pub const ROUTES: [(&str, Endpoint); 6] = [
 
 /// Finds the room; one trailing slash is forgiven for resources and their documents only.
 pub fn route<'a>(server: &'a Server, path: &str) -> Route<'a> {
+    let resources = server.upstreams.iter().map(|published| published.path.as_str());
+    find(resources, &server.documents, path)
+}
+
+/// The same among these resources and documents.
+pub(super) fn find<'a, 'b>(
+    mut resources: impl Iterator<Item = &'b str>,
+    documents: &'a Documents,
+    path: &str,
+) -> Route<'a> {
     let bare = path.strip_suffix('/').filter(|bare| !bare.is_empty()).unwrap_or(path);
-    if let Some(number) = server.upstreams.iter().position(|published| published.path == bare) {
+    if let Some(number) = resources.position(|published| published == bare) {
         return Route::Resource(number);
     }
     if let Some((_, endpoint)) = ROUTES.iter().find(|(own, _)| *own == path) {
@@ -52,7 +62,7 @@ pub fn route<'a>(server: &'a Server, path: &str) -> Route<'a> {
         "/" => Route::Front,
         "/healthz" => Route::Health,
         "/readyz" => Route::Ready,
-        _ => match server.documents.get(bare) {
+        _ => match documents.get(bare) {
             Some(document) => Route::Document(document),
             None if path.starts_with("/.well-known/") => Route::NoDocument,
             None => Route::Nothing,

@@ -3,6 +3,9 @@
 //!
 //! HTML Living Standard §9.2 (event stream format); MCP transport 2024-11-05.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzzing;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};

@@ -1,0 +1,205 @@
+//! Properties of the way up and back: paths, headers, session ids.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
+use url::Url;
+
+use super::session::{self, Binding};
+use super::{Settings, Target, Upstream, headers};
+use crate::fuzzing::{change, world};
+use crate::gate::Permit;
+use crate::gate::fuzzing::{TOKEN, permit};
+use crate::protocol::injection::{Injection, poses_as};
+
+pub use super::sse::fuzzing::sse;
+
+/// The request line and the headers that leave, in both directions.
+pub(crate) fn head(request: &Request<()>, answered: &HeaderMap) {
+    path(request);
+    let injected = [
+        ("X-GitHub-Token", "{github_token}"),
+        ("Authorization", "Bearer {github_token}"),
+        // Of somebody without an address: never there, whoever sends it.
+        ("X-Email", "{github_email}"),
+    ];
+    let permit = permit(injections(&injected));
+    towards_the_upstream(request.headers(), request.method(), &permit, &["x-github-token", "authorization"]);
+    let nothing = self::permit(Vec::new());
+    towards_the_upstream(request.headers(), request.method(), &nothing, &[]);
+    towards_the_client(answered, &permit);
+}
+
+fn injections(list: &[(&str, &str)]) -> Vec<Injection> {
+    list.iter().map(|(name, template)| Injection::parse(name, template).expect("valid")).collect()
+}
+
+/// Whatever was asked for, the configured path goes up, with the client's own pairs behind it.
+fn path(request: &Request<()>) {
+    let (world, upstream) = (world(), upstream("http://127.0.0.1:9000/up?tenant=1"));
+    let binding = Binding::new(&world.keys, world.resources[0].url(), 42);
+    let (parts, ()) = request.clone().into_parts();
+    let query = parts.uri.query().unwrap_or_default();
+    let Ok(path) = upstream.path(&parts, &binding) else { return };
+    assert!(!query.starts_with(super::ENDPOINT_QUERY), "nothing here was sealed");
+    let mut pairs = path.as_str().strip_prefix("/up?tenant=1").expect("the configured path").split('&');
+    assert_eq!(pairs.next(), Some(""));
+    let mut asked = query.split('&');
+    for pair in pairs {
+        assert!(asked.any(|asked| asked == pair), "{pair} was not asked for, or not there");
+    }
+    let url = Url::parse(&format!("http://upstream{path}")).expect("a URL");
+    assert!(url.query_pairs().all(|(name, _)| !name.eq_ignore_ascii_case("access_token")), "{path}");
+    assert!(path.as_str().bytes().all(|byte| byte > b' ' && byte != 0x7f && byte != b'#'), "{path}");
+}
+
+fn upstream(url: &str) -> Upstream {
+    let settings = Settings {
+        target: target(url),
+        connect_timeout: Duration::from_secs(1),
+        response_timeout: Duration::from_secs(1),
+        max_body: 1,
+        keep_alive: Duration::from_secs(1),
+        recheck: Duration::from_secs(1),
+    };
+    Upstream::new(settings, world().keys.clone(), world().clock.clone())
+}
+
+pub(super) fn target(url: &str) -> Target {
+    Target::new(&url.parse().expect("a URL"), || unreachable!("no TLS")).expect("a target")
+}
+
+/// Nothing of the connection, nothing that poses as ours, ours exactly once, and the rest as it came.
+pub(super) fn towards_the_upstream(headers: &HeaderMap, method: &Method, permit: &Permit, set: &[&str]) {
+    let target = target("http://127.0.0.1:9000/up");
+    let out = headers::request(headers, permit, &target, None, method);
+    let named = named_by_connection(headers);
+    assert_eq!(all(&out, &header::HOST), [target.host()]);
+    assert_eq!(all(&out, &header::VIA), ["1.1 mcp-auth-proxy"]);
+    for name in set {
+        let values = all(&out, &name.parse().expect("a name"));
+        assert!(values.len() == 1 && values[0].as_bytes().ends_with(TOKEN.as_bytes()), "{name}: {values:?}");
+    }
+    for name in out.keys().filter(|name| !set.contains(&name.as_str())) {
+        let spelt = name.as_str();
+        assert!(permit.injected_names().all(|injected| !poses_as(spelt, injected.as_str())), "{name} poses");
+        assert!(!NEVER_UP.contains(&spelt), "{name} goes up");
+        let ours = matches!(spelt, "host" | "via");
+        assert!(ours || !named.contains(&spelt.to_owned()), "{name} belongs to the connection");
+        assert!(ours || all(&out, name) == all(headers, name), "{name} was changed");
+    }
+    for name in ["accept", "content-type", "last-event-id", "mcp-protocol-version", "user-agent"] {
+        let name = HeaderName::from_static(name);
+        if !named.contains(&name.to_string()) {
+            assert_eq!(all(&out, &name), all(headers, &name), "{name} is missing");
+        }
+    }
+}
+
+/// Nothing that speaks for our origin, nothing that tells the token, and our own words in the end.
+pub(super) fn towards_the_client(headers: &HeaderMap, permit: &Permit) {
+    let named = named_by_connection(headers);
+    let out = headers::response(headers.clone(), permit);
+    assert_eq!(all(&out, &header::X_CONTENT_TYPE_OPTIONS), ["nosniff"]);
+    assert_eq!(all(&out, &header::CONTENT_SECURITY_POLICY), ["sandbox; default-src 'none'"]);
+    for (name, value) in &out {
+        let spelt = name.as_str();
+        let ours = ["x-content-type-options", "content-security-policy", "cache-control"].contains(&spelt);
+        assert!(!NEVER_BACK.contains(&spelt) && !spelt.starts_with("access-control-"), "{name} comes back");
+        assert!(ours || !named.contains(&spelt.to_owned()), "{name} belongs to the connection");
+        assert!(permit.injected_names().all(|injected| !poses_as(spelt, injected.as_str())), "{name} poses");
+        assert!(!value.as_bytes().windows(TOKEN.len()).any(|w| w == TOKEN.as_bytes()), "{name} tells");
+        assert!(ours || all(headers, name).contains(&value), "{name} is invented");
+    }
+    let kept = all(&out, &header::CACHE_CONTROL);
+    let private = ["no-store", "private", "no-cache"];
+    let says = |value: &&&HeaderValue| {
+        let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+        private.iter().any(|word| text.contains(word))
+    };
+    assert!(kept.iter().any(|value| says(&value)), "{kept:?} may be kept by a cache");
+}
+
+fn all<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a HeaderValue> {
+    headers.get_all(name).iter().collect()
+}
+
+/// RFC 9110 §7.6.1, read naively.
+fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
+    let texts = headers.get_all(header::CONNECTION).iter();
+    let texts = texts.map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase());
+    let words: Vec<String> =
+        texts.flat_map(|text| text.split(',').map(str::to_owned).collect::<Vec<_>>()).collect();
+    words.iter().map(|word| word.trim_matches([' ', '\t']).to_owned()).collect()
+}
+
+/// A session id and a legacy endpoint are good only as they were sealed, for this person at this resource.
+pub(crate) fn sessions(id: &[u8], changes: &[u8]) {
+    let (keys, url) = (&world().keys, world().resources[0].url());
+    let (ours, theirs) = (Binding::new(keys, url, 42), Binding::new(keys, url, 43));
+    let visible = !id.is_empty() && id.iter().all(u8::is_ascii_graphic);
+    let Ok(id) = HeaderValue::from_bytes(id) else { return };
+    let sealed = ours.seal_session(&id);
+    assert_eq!(sealed.is_some(), visible);
+    if let Some(sealed) = sealed {
+        assert_eq!(opened(&ours, &sealed), Some(id.clone()));
+        assert_eq!(opened(&theirs, &sealed), None);
+        let text = sealed.to_str().expect("visible");
+        let changed = change(text, changes);
+        if let Ok(value) = HeaderValue::from_str(&changed) {
+            assert_eq!(opened(&ours, &value).is_some(), changed == text, "{changed}");
+        }
+    }
+    assert_eq!(opened(&ours, &id), None, "it was never sealed");
+    let Ok(text) = id.to_str() else { return };
+    let endpoints = ours.endpoints(&target("http://127.0.0.1:9000/sse"), "/mcp").expect("a base");
+    let Some(ours_now) = endpoints.rewrite(text) else { return };
+    let sealed = ours_now.strip_prefix("/mcp?endpoint=").expect("our path");
+    let there = Url::parse("http://127.0.0.1:9000/sse").and_then(|base| base.join(text)).expect("it was");
+    let expected = &there[url::Position::BeforePath..url::Position::AfterQuery];
+    assert_eq!(ours.open_endpoint(sealed).as_ref().map(|path| path.as_str()), Some(expected));
+    assert_eq!(theirs.open_endpoint(sealed), None);
+    let changed = change(sealed, changes);
+    assert_eq!(ours.open_endpoint(&changed).is_some(), changed == sealed, "{changed}");
+}
+
+fn opened(binding: &Binding<'_>, sealed: &HeaderValue) -> Option<HeaderValue> {
+    let mut headers = HeaderMap::new();
+    headers.insert(session::HEADER, sealed.clone());
+    binding.open_session(&headers).ok().flatten()
+}
+
+/// Whatever the allow-list says: these never.
+const NEVER_UP: [&str; 17] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "cookie",
+    "expect",
+    "forwarded",
+    "keep-alive",
+    "mcp-session-id",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-original-url",
+];
+const NEVER_BACK: [&str; 12] = [
+    "alt-svc",
+    "clear-site-data",
+    "connection",
+    "keep-alive",
+    "location",
+    "refresh",
+    "service-worker-allowed",
+    "set-cookie",
+    "strict-transport-security",
+    "trailer",
+    "transfer-encoding",
+    "www-authenticate",
+];
