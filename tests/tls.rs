@@ -627,6 +627,26 @@ async fn an_upstream_of_old_tls_is_not_talked_to() {
     assert!(timeout(Duration::from_millis(100), listener.accept()).await.is_err());
 }
 
+/// Connecting is over when TLS is up, not before.
+// UP-01
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_never_shakes_hands_is_given_up_in_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = format!("https://{}", listener.local_addr().unwrap());
+    let resources = in_front_of(&origin, ", connect_timeout: 1s, response_timeout: 1h");
+    let proxy = Proxy::with(Setup { resources, ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    let silent = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut heard = Vec::new();
+        let _ = soon(stream.read_to_end(&mut heard)).await;
+        heard
+    };
+    let (answer, heard) = tokio::join!(soon(proxy.ping(&tokens.access)), silent);
+    assert_eq!(answer.expect(502).error(), "upstream_unreachable");
+    assert_eq!(heard[0], 22, "a handshake and no more");
+}
+
 fn server_hello(minor: u8) -> Vec<u8> {
     let mut body = vec![3, minor];
     body.extend([9; 32]);
@@ -650,15 +670,19 @@ async fn github_is_believed_only_with_a_good_certificate() {
     // A login that is there before goes on, whatever becomes of GitHub's certificate.
     let earlier = proxy.login().await;
     for (name, pair) in [
-        ("vouched for by nobody", self_signed(&NAMES)),
-        ("expired", authority.signed(&NAMES, expired)),
-        ("of another host", authority.pair(&["p.test"])),
+        ("vouched for by nobody", Some(self_signed(&NAMES))),
+        ("expired", Some(authority.signed(&NAMES, expired))),
+        ("of another host", Some(authority.pair(&["p.test"]))),
+        ("of old TLS", None),
     ] {
         let client_id = proxy.register(&[support::proxy::CALLBACK]).await;
         let mut browser = proxy.browser();
         let url = proxy.authorize_url(&client_id, support::proxy::CALLBACK, &[]);
         let callback = browser.reach_callback(&url).await;
-        front.show(&pair);
+        match &pair {
+            Some(pair) => front.show(pair),
+            None => front.say(&server_hello(1)),
+        }
         let exchanged = proxy.github.world().count(support::github::Endpoint::Exchange);
         let answer = browser.get(&callback).await;
         let back = answer.header("location").to_owned();

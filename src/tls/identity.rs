@@ -216,10 +216,9 @@ fn server_config(provider: Arc<CryptoProvider>, pair: CertifiedKey) -> Result<Se
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
     config.alpn_protocols = vec![super::shown::HTTP2.to_vec(), b"http/1.1".to_vec()];
     // Resumption by tickets: nothing is kept here for strangers. With keys of its own for every pair, nobody
-    // resumes a connection that was shown another. No early data: it can be replayed (RFC 8446 §8).
+    // resumes a connection that was shown another. Early data, which can be replayed (RFC 8446 §8), stays off.
     config.ticketer = ring::Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.max_early_data_size = 0;
     Ok(config)
 }
 

@@ -9,7 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -168,6 +168,8 @@ pub struct Front {
 struct Shared {
     shown: watch::Sender<Arc<ServerConfig>>,
     server: Mutex<Option<SocketAddr>>,
+    /// Said instead of a handshake.
+    rude: Mutex<Option<Vec<u8>>>,
     connections: AtomicUsize,
     handshakes: AtomicUsize,
     failures: Mutex<Vec<String>>,
@@ -181,6 +183,7 @@ impl Front {
         let shared = Arc::new(Shared {
             shown: watch::Sender::new(pair.server()),
             server: Mutex::default(),
+            rude: Mutex::default(),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
             failures: Mutex::default(),
@@ -211,7 +214,14 @@ impl Front {
 
     /// From now on, show this; connections that were shown another are cut.
     pub fn show(&self, pair: &Pair) {
+        *self.shared.rude.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.shared.shown.send_replace(pair.server());
+    }
+
+    /// From now on, answer hellos with these bytes; connections that are open are cut.
+    pub fn say(&self, bytes: &[u8]) {
+        *self.shared.rude.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes.to_vec());
+        self.shared.shown.send_modify(|_| ());
     }
 
     /// How many connections there were, and on how many TLS came up.
@@ -232,7 +242,14 @@ impl Drop for Front {
     }
 }
 
-async fn pass(stream: TcpStream, shared: Arc<Shared>) {
+async fn pass(mut stream: TcpStream, shared: Arc<Shared>) {
+    let rude = shared.rude.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some(bytes) = rude {
+        let _ = stream.read(&mut [0; 4096]).await;
+        let _ = stream.write_all(&bytes).await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+        return;
+    }
     let mut shows = shared.shown.subscribe();
     let shown = shows.borrow_and_update().clone();
     let mut outside = match TlsAcceptor::from(shown).accept(stream).await {
