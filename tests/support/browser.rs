@@ -15,11 +15,13 @@ pub struct Browser {
     proxy: SocketAddr,
     /// By origin, then name.
     pub cookies: BTreeMap<String, BTreeMap<String, String>>,
+    /// Where a trusted proxy in front says it is.
+    pub address: Option<String>,
 }
 
 impl Browser {
     pub fn new(proxy: SocketAddr) -> Self {
-        Browser { proxy, cookies: BTreeMap::new() }
+        Browser { proxy, cookies: BTreeMap::new(), address: None }
     }
 
     /// Opens a URL, as typed or clicked.
@@ -75,6 +77,9 @@ impl Browser {
         if !jar.is_empty() {
             let cookies: Vec<String> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
             request = request.header(header::COOKIE, cookies.join("; "));
+        }
+        if let Some(address) = self.address.as_ref().filter(|_| origin == PUBLIC) {
+            request = request.header("x-forwarded-for", address);
         }
         let address = match origin == PUBLIC {
             true => self.proxy,
