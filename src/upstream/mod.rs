@@ -215,7 +215,7 @@ impl Upstream {
             status @ 100..=199 => return Err(Failure::Unexpected(status)),
             _ => {}
         }
-        let session = parts.headers.remove(session::HEADER);
+        let session = parts.headers.remove(session::HEADER).filter(|id| !permit.is_given_away_by(id));
         let is_sse = is_plain_sse(&parts.headers);
         parts.headers = headers::response(parts.headers, permit);
         if let Some(session) = session {

@@ -3,6 +3,8 @@
 //! Every test carries the ids of the rows of the catalogue (`tests/catalogue/rows.md`) that it holds; the table of
 //! `docs/security.md` is made from them.
 
+mod github;
+mod grants;
 mod http2;
 mod rig;
 #[path = "../support/mod.rs"]

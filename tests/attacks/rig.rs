@@ -76,6 +76,37 @@ impl Rig {
         tokens
     }
 
+    /// A second process on the same file; give it back with [`Rig::retire`].
+    pub fn replica(&self) -> Program {
+        let yaml = fs::read_to_string(self.dir.path().join("proxy.yaml")).expect("written at the start");
+        Program::start(&self.dir, &yaml, LOG)
+    }
+
+    /// Ends a second process, and judges what it said.
+    pub fn retire(&self, mut replica: Program) {
+        assert!(replica.is_running(), "the replica ended: {}", replica.said());
+        replica.terminate();
+        assert!(replica.wait().success(), "it ends cleanly: {}", replica.said());
+        self.judge_log(&replica.said());
+    }
+
+    /// `kill -9`, and up again on the same file.
+    pub fn kill_and_start_again(&mut self) {
+        self.program.kill();
+        self.judge_log(&self.program.said());
+        let address = self.program.again(&self.dir, LOG);
+        self.proxy.moved_to(address);
+    }
+
+    fn judge_log(&self, log: &str) {
+        is_nowhere("the log", log.as_bytes(), &self.canaries);
+        assert!(!log.contains("panicked"), "{log}");
+        for line in log.lines().filter(|line| line.contains(" status=5")) {
+            let provoked = self.expected.iter().any(|status| line.contains(&format!(" status={status} ")));
+            assert!(provoked, "an answer nobody provoked: {line}");
+        }
+    }
+
     /// What the program holds now.
     pub fn vitals(&self) -> Vitals {
         let process = format!("/proc/{}", self.program.pid());
@@ -101,13 +132,7 @@ impl Rig {
         }
         self.program.terminate();
         assert!(self.program.wait().success(), "it ends cleanly: {}", self.program.said());
-        let log = self.program.said();
-        is_nowhere("the log", log.as_bytes(), &self.canaries);
-        assert!(!log.contains("panicked"), "{log}");
-        for line in log.lines().filter(|line| line.contains(" status=5")) {
-            let provoked = self.expected.iter().any(|status| line.contains(&format!(" status={status} ")));
-            assert!(provoked, "an answer nobody provoked: {line}");
-        }
+        self.judge_log(&self.program.said());
     }
 
     async fn somebody_else_is_served(&mut self) {
