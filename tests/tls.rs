@@ -661,12 +661,11 @@ fn server_hello(minor: u8) -> Vec<u8> {
 async fn github_is_believed_only_with_a_good_certificate() {
     let (authority, dir) = (Authority::new(), TempDir::new());
     let good = authority.pair(&NAMES);
-    let front = Front::start(&good).await;
+    let front = Arc::new(Front::start(&good).await);
     over_tls(front.address(), authority.client(&[]));
     let extra = format!("ca_file: '{}'\n", authority.file(dir.path()));
-    let github = Some(front.origin());
+    let github = Some(front.clone());
     let proxy = Proxy::with(Setup { extra, github, ..Setup::default() }).await;
-    front.lead_to(proxy.github.address());
     // A login that is there before goes on, whatever becomes of GitHub's certificate.
     let earlier = proxy.login().await;
     for (name, pair) in [

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{GitHub, Settings};
 use crate::clock::Time;
+use crate::tls;
 
 /// GitHub could not say. Never means "no": a firewall's 403 or a rate limit is no judgement of a token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -182,6 +183,8 @@ async fn read(mut response: Response) -> Result<Vec<u8>, Trouble> {
 fn kind(error: &reqwest::Error) -> &'static str {
     if error.is_timeout() {
         "no answer in time"
+    } else if tls::is_distrust(error) {
+        "its certificate is not trusted; ca_file adds authorities"
     } else if error.is_connect() {
         "cannot connect"
     } else {

@@ -238,3 +238,34 @@ fn is_open_to_all(path: &Path) -> bool {
 
 /// Certificates of 90 days are renewed 30 days ahead, those of 6 days 3 days ahead.
 const NEAR: Duration = Duration::from_secs(2 * 86_400);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 86_400;
+    /// 20 January 2027.
+    const END: u64 = 1_800_403_200;
+
+    fn judged(now: u64) -> Result<Option<String>, String> {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::new(vec!["p.test".to_owned()]).expect("a name");
+        params.not_after = rcgen::date_time_ymd(2027, 1, 20);
+        let cert = params.self_signed(&key).expect("signs").pem().into_bytes();
+        let contents = Contents { cert, key: SecretSlice::from(key.serialize_pem().into_bytes()) };
+        let files = Files { cert: "cert.pem".into(), key: "key.pem".into() };
+        let identity = files.judge(&contents, Time::from_seconds(now)).map_err(|fault| fault.to_string())?;
+        Ok(identity.ends_soon(Time::from_seconds(now)))
+    }
+
+    #[test]
+    fn the_end_of_a_certificate_is_seen_coming() {
+        assert_eq!(judged(END - 60 * DAY), Ok(None));
+        assert_eq!(judged(END - 2 * DAY), Ok(None));
+        assert_eq!(judged(END - 2 * DAY + 1), Ok(Some("in 1 day".to_owned())));
+        assert_eq!(judged(END - 1), Ok(Some("in less than a day".to_owned())));
+        assert_eq!(judged(END), Ok(Some("now".to_owned())));
+        assert_eq!(judged(END + 1), Err("cert.pem expired less than a day ago".to_owned()));
+        assert_eq!(judged(END + 9 * DAY), Err("cert.pem expired 9 days ago".to_owned()));
+    }
+}

@@ -9,4 +9,4 @@ mod trust;
 
 pub use identity::{Fault, Files, Identity, Part};
 pub use shown::{HTTP2, Shown};
-pub use trust::{Authorities, trusting};
+pub use trust::{Authorities, is_distrust, trusting};

@@ -1,5 +1,7 @@
 //! Whom we believe: the machine's own authorities, and those the operator adds. Always verified.
 
+use std::error::Error as StdError;
+use std::io;
 use std::sync::Arc;
 
 use rustls::client::ClientConfig;
@@ -25,6 +27,19 @@ impl Authorities {
     pub fn for_reqwest(&self) -> Result<Vec<reqwest::Certificate>, reqwest::Error> {
         self.0.iter().map(|authority| reqwest::Certificate::from_der(authority)).collect()
     }
+}
+
+/// Whether a connection failed because the other side's certificate was not believed.
+pub fn is_distrust(error: &(dyn StdError + 'static)) -> bool {
+    if matches!(error.downcast_ref(), Some(Error::InvalidCertificate(_))) {
+        return true;
+    }
+    // What an io::Error carries is not its source, and they are carried by one another.
+    let next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(carried) => Some(carried as &(dyn StdError + 'static)),
+        None => error.source(),
+    };
+    next.is_some_and(is_distrust)
 }
 
 /// The settings for connections to upstreams.

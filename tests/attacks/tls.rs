@@ -12,8 +12,8 @@ use tokio_rustls::TlsConnector;
 
 use crate::rig::Rig;
 use crate::support::http::{self as plain, next};
-use crate::support::proxy::{PING, Setup};
-use crate::support::tls::{Authority, Pair, section, write_key};
+use crate::support::proxy::{CALLBACK, PING, Setup, param};
+use crate::support::tls::{Authority, Front, Pair, section, self_signed, write_key};
 use crate::support::{TempDir, all, upstream};
 
 /// A rig whose program ends TLS itself.
@@ -39,6 +39,19 @@ async fn shown(rig: &Rig, authority: &Authority) -> Vec<u8> {
 async fn soon<F: Future>(future: F) -> F::Output {
     timeout(Duration::from_secs(20), future).await.expect("it happens soon")
 }
+
+/// Returns once the program has written this; lines are written in blocks.
+async fn says(rig: &Rig, words: &str) {
+    let said = async {
+        while !rig.program.said().contains(words) {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    assert!(timeout(Duration::from_secs(20), said).await.is_ok(), "{words}: {}", rig.program.said());
+}
+
+const REFUSED: &str = "the TLS files have changed and cannot be used";
+const RENEWED: &str = "are shown the new TLS certificate";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn noise_at_the_tls_port_leaves_nothing_behind() {
@@ -75,6 +88,35 @@ async fn noise_at_the_tls_port_leaves_nothing_behind() {
     rig.verify().await;
 }
 
+/// The person is told to try again, the operator why.
+// GH-01, SE-11
+#[tokio::test(flavor = "multi_thread")]
+async fn a_github_that_cannot_be_verified_gets_nothing_and_is_told_to_the_operator() {
+    const NAMES: [&str; 2] = ["127.0.0.1", "p.test"];
+    let (authority, dir) = (Authority::new(), TempDir::new());
+    let good = authority.pair(&NAMES);
+    let front = Arc::new(Front::start(&good).await);
+    plain::over_tls(front.address(), authority.client(&[]));
+    let setup = Setup {
+        extra: format!("ca_file: '{}'", authority.file(dir.path())),
+        github: Some(front.clone()),
+        ..Setup::default()
+    };
+    let rig = Rig::with(setup).await;
+    let client_id = rig.proxy.register(&[CALLBACK]).await;
+    let mut browser = rig.proxy.browser();
+    let callback = browser.reach_callback(&rig.proxy.authorize_url(&client_id, CALLBACK, &[])).await;
+    let (_, handshakes) = front.counts();
+    front.show(&self_signed(&NAMES));
+    let answer = browser.get(&callback).await;
+    assert_eq!(param(answer.header("location"), "error").as_deref(), Some("temporarily_unavailable"));
+    assert!(!answer.header("location").contains("certificate"), "{}", answer.header("location"));
+    assert_eq!(front.counts().1, handshakes, "nothing was said");
+    says(&rig, "certificate is not trusted").await;
+    front.show(&good);
+    rig.verify().await;
+}
+
 /// What an operator sees of a renewal that goes wrong, and then right.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_renewal_that_goes_wrong_is_told_once_and_harms_nobody() {
@@ -91,14 +133,7 @@ async fn a_renewal_that_goes_wrong_is_told_once_and_harms_nobody() {
     let second = authority.pair(&["p.test"]);
     rig.canary("the next TLS key", second.key.lines().nth(1).expect("a line of it"));
     std::fs::write(dir.path().join("cert.pem"), &second.cert).unwrap();
-    let refused =
-        |rig: &Rig| rig.program.said().matches("the TLS files have changed and cannot be used").count();
-    let told = async {
-        while refused(&rig) == 0 {
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    soon(told).await;
+    says(&rig, REFUSED).await;
     assert_eq!(shown(&rig, &authority).await, first.der().to_vec());
     write_key(&dir.path().join("key.pem"), &second.key);
     let renewed = async {
@@ -107,9 +142,11 @@ async fn a_renewal_that_goes_wrong_is_told_once_and_harms_nobody() {
         }
     };
     soon(renewed).await;
-    assert_eq!(refused(&rig), 1, "{}", rig.program.said());
-    assert!(rig.program.said().contains("is not the key of the first certificate in"));
-    assert_eq!(rig.program.said().matches("are shown the new TLS certificate").count(), 1);
+    says(&rig, "is not the key of the first certificate in").await;
+    says(&rig, RENEWED).await;
+    for line in [REFUSED, RENEWED] {
+        assert_eq!(rig.program.said().matches(line).count(), 1, "{}", rig.program.said());
+    }
 
     feed.send(Ok(Bytes::from("data: still here\n\n"))).unwrap();
     assert_eq!(soon(next(&mut body)).await.unwrap().unwrap(), "data: still here\n\n");

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use super::browser::Browser;
 use super::github::{GitHub, Options, TokenKind, User};
 use super::http::{self as plain, Answer, form};
 use super::program::Program;
+use super::tls::Front;
 use super::upstream::Mcp;
 
 /// What clients see.
@@ -51,8 +53,8 @@ pub struct Setup {
     /// Further top-level keys.
     pub extra: String,
     pub store: String,
-    /// Where the proxy finds GitHub when not at its own address: `https://host:port` of a front.
-    pub github: Option<String>,
+    /// Where the proxy finds GitHub when not at its own address.
+    pub github: Option<Arc<Front>>,
     /// How to speak to a proxy that ends TLS itself.
     pub client: Option<ClientConfig>,
     pub tuning: Tuning,
@@ -334,6 +336,9 @@ async fn surroundings(setup: &Setup) -> (GitHub, Mcp, String) {
     let github = GitHub::start(options).await.expect("a GitHub starts");
     github.world().add_user(User::octocat());
     github.world().sign_in("octocat");
+    if let Some(front) = &setup.github {
+        front.lead_to(github.address());
+    }
     let mcp = Mcp::start().await;
     let resources = setup.resources.replace("MCP", &mcp.origin());
     let yaml = format!(
@@ -342,8 +347,8 @@ async fn surroundings(setup: &Setup) -> (GitHub, Mcp, String) {
          resources: {resources}\n{}\n",
         setup.store,
         setup.allow,
-        setup.github.clone().unwrap_or_else(|| github.base_url()),
-        setup.github.as_ref().map_or_else(|| github.api_url(), |origin| format!("{origin}/api/v3")),
+        setup.github.as_ref().map_or_else(|| github.base_url(), |front| front.origin()),
+        setup.github.as_ref().map_or_else(|| github.api_url(), |front| format!("{}/api/v3", front.origin())),
         setup.extra
     );
     (github, mcp, yaml)
