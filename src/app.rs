@@ -1,6 +1,7 @@
 //! The composition root: a [`Config`] in, a running [`App`] out. The only file that names every module.
 
 mod announce;
+mod bounds;
 mod keys;
 mod look;
 mod secure;
@@ -122,7 +123,7 @@ impl App {
             StoreConfig::Sqlite(path) => Arc::new(Sqlite::open(path, clock.clone())?),
             StoreConfig::Memory => Arc::new(Memory::new(clock.clone())),
         };
-        let listeners = server::bind(config.listen, config.workers);
+        let listeners = server::bind(config.listen, config.workers, config.limits.write_timeout);
         let listeners = listeners.map_err(|source| StartError::Listen { address: config.listen, source })?;
         let address = listeners[0].local_addr().map_err(StartError::Runtime)?;
         let grace = config.drain;
@@ -241,6 +242,7 @@ fn compose(
     let front = front(&config);
     let origins = Origins::new(&config.issuer, config.allowed_origins.clone());
     let issuer = config.issuer.clone();
+    let bounds = bounds::all(&config);
     let proxies = Proxies::new(config.trusted_proxies.clone(), config.proxies_declared);
     let enabled = parts.documents.is_some();
     let settings = oauth_settings(config);
@@ -258,6 +260,7 @@ fn compose(
         origins,
         proxies,
         limits,
+        bounds,
         tls,
         strict_transport,
         side,
@@ -315,6 +318,7 @@ fn upstreams(
             connect_timeout: resource.connect_timeout,
             response_timeout: resource.response_timeout,
             max_body: resource.max_body,
+            body_timeout: config.limits.body_timeout,
             keep_alive: tuning.keep_alive,
             recheck: tuning.stream_recheck,
         };

@@ -64,6 +64,13 @@ impl Proxies {
         client
     }
 
+    /// Whether the connections of a peer may be many people's: those of a proxy, be it one that nobody declared.
+    pub fn may_be_many(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        let may_be_undeclared = !self.declared && (peer.is_loopback() || is_private(peer));
+        may_be_undeclared || self.trusted.iter().any(|network| network.contains(&peer))
+    }
+
     /// Whom limits per address count. A peer may be a proxy that nobody declared, a container's network or a
     /// load balancer, and stand for everybody: then nobody is counted, rather than all as one.
     pub fn source(&self, client: Client, headers: &HeaderMap) -> Source {
@@ -199,5 +206,26 @@ mod tests {
             assert!(background(&[("sec-fetch-dest", destination)]), "{destination}");
         }
         assert!(background(&[("origin", "https://evil.test")]), "an old browser");
+    }
+
+    #[test]
+    fn connections_of_what_may_be_a_proxy_are_not_one_persons() {
+        let networks = vec!["203.0.113.0/24".parse().expect("a network")];
+        let (declared, undeclared) = (Proxies::new(networks, true), Proxies::new(Vec::new(), false));
+        for (peer, if_declared, if_not) in [
+            ("127.0.0.1", false, true),
+            ("::ffff:10.0.0.1", false, true),
+            ("fd00::1", false, true),
+            ("203.0.113.9", true, false),
+            ("198.51.100.1", false, false),
+            ("2001:db8::1", false, false),
+        ] {
+            let peer = peer.parse().expect("an address");
+            assert_eq!(
+                (declared.may_be_many(peer), undeclared.may_be_many(peer)),
+                (if_declared, if_not),
+                "{peer}"
+            );
+        }
     }
 }

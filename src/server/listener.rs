@@ -1,12 +1,15 @@
 //! Accepting and draining. One runtime per core, each with its own listener, so that nothing on the path of a
 //! request crosses a thread.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Response;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,6 +22,8 @@ use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::Server;
+use super::reply::Body;
+use super::seats::{Answering, Request as OpenRequest, Seated, Seats, TICK};
 use super::secure;
 use super::sniff::{Opened, Sniffed, sniff};
 use crate::telemetry;
@@ -36,17 +41,21 @@ pub enum Drain {
 
 /// Binds one listener per worker to the same address. With more than one they share the port, which would
 /// let a second process share it too: so it is first bound alone.
-pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
-    let first = listener(address, false)?;
+pub fn bind(
+    address: SocketAddr,
+    workers: usize,
+    write_timeout: Duration,
+) -> io::Result<Vec<std::net::TcpListener>> {
+    let first = listener(address, false, write_timeout)?;
     if workers == 1 {
         return Ok(vec![first]);
     }
     let bound = first.local_addr()?;
     drop(first);
-    (0..workers).map(|_| listener(bound, true)).collect()
+    (0..workers).map(|_| listener(bound, true, write_timeout)).collect()
 }
 
-fn listener(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+fn listener(address: SocketAddr, shared: bool, write_timeout: Duration) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     #[cfg(unix)]
@@ -55,8 +64,23 @@ fn listener(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    bound_what_waits(&socket, write_timeout)?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Connections inherit both. The kernel gives up on a client that has taken nothing for this long (an idle
+/// stream has nothing to take; a slow reader takes a little), and holds little more than is on its way.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn bound_what_waits(socket: &Socket, write_timeout: Duration) -> io::Result<()> {
+    socket.set_tcp_user_timeout(Some(write_timeout))?;
+    socket.set_tcp_notsent_lowat(MAX_UNSENT)
+}
+
+/// Other systems are for development.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn bound_what_waits(_: &Socket, _: Duration) -> io::Result<()> {
+    Ok(())
 }
 
 /// Serves on one listener until drained; runs on a current-thread runtime of its own.
@@ -67,31 +91,44 @@ pub async fn work(
 ) -> io::Result<()> {
     telemetry::collect_on_this_thread();
     let listener = TcpListener::from_std(listener)?;
-    let mut flush = interval(FLUSH_EVERY);
+    let mut ticks = interval(TICK);
+    let seats = Seats::new(server.bounds.connections);
+    let patience = server.bounds.patience();
+    let mut newcomer = None;
     // Every connection holds the sender; when the last is gone the receiver ends.
     let (open, mut closed) = mpsc::channel::<()>(1);
     while *drain.borrow() == Drain::No {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => {
-                    let connection = serve(stream, peer, server.clone(), drain.clone());
-                    let open = open.clone();
-                    tokio::spawn(async move {
-                        connection.await;
-                        drop(open);
-                    });
-                }
-                Err(error) => refused(&error).await,
+            accepted = listener.accept(), if newcomer.is_none() => match accepted {
+                Ok((stream, peer)) => match server.admit(peer) {
+                    Some(held) => newcomer = Some((stream, peer, held)),
+                    None => seats.turn_away(),
+                },
+                Err(error) => refused(&error, &seats).await,
             },
-            _ = flush.tick() => telemetry::flush(),
+            seat = seats.take(), if newcomer.is_some() => if let Some((stream, peer, held)) = newcomer.take() {
+                let connection = serve(stream, peer, seat, server.clone(), drain.clone());
+                let open = open.clone();
+                tokio::spawn(async move {
+                    connection.await;
+                    drop((held, open));
+                });
+            },
+            _ = ticks.tick() => {
+                telemetry::flush();
+                seats.tick(patience);
+            }
             _ = drain.changed() => {}
         }
     }
-    drop((listener, open));
+    drop((listener, newcomer, open));
     loop {
         tokio::select! {
             _ = closed.recv() => break,
-            _ = flush.tick() => telemetry::flush(),
+            _ = ticks.tick() => {
+                telemetry::flush();
+                seats.tick(patience);
+            }
             ended = drain.wait_for(|drain| *drain == Drain::Now) => {
                 drop(ended);
                 break;
@@ -103,20 +140,37 @@ pub async fn work(
 }
 
 /// Out of descriptors, most likely: waiting lets some come back, spinning would not.
-async fn refused(error: &io::Error) {
+async fn refused(error: &io::Error, seats: &Seats) {
     warn!(%error, "cannot accept a connection");
+    seats.make_room();
     sleep(Duration::from_millis(50)).await;
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, drain: watch::Receiver<Drain>) {
+async fn serve(
+    stream: TcpStream,
+    peer: SocketAddr,
+    seat: Seated,
+    server: Arc<Server>,
+    drain: watch::Receiver<Drain>,
+) {
     // Fails only when the peer is gone already, which shows at the next read.
     let _ = stream.set_nodelay(true);
+    let (head_timeout, told) = (server.bounds.head_timeout, seat.told_to_leave());
     match &server.tls {
         Some(tls) => {
-            let opened = timeout(HEAD_TIMEOUT, secure::open(stream, tls, &server.issuer)).await;
-            serve_opened(opened, peer, server.clone(), drain).await;
+            let opened = tokio::select! {
+                opened = timeout(head_timeout, secure::open(stream, tls, &server.issuer)) => opened,
+                () = told => return,
+            };
+            serve_opened(opened, peer, seat, server.clone(), drain).await;
         }
-        None => serve_opened(timeout(HEAD_TIMEOUT, sniff(stream)).await, peer, server, drain).await,
+        None => {
+            let opened = tokio::select! {
+                opened = timeout(head_timeout, sniff(stream)) => opened,
+                () = told => return,
+            };
+            serve_opened(opened, peer, seat, server, drain).await;
+        }
     }
 }
 
@@ -124,6 +178,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, server: Arc<Server>, drain: 
 async fn serve_opened<T>(
     opened: Result<Opened<T>, Elapsed>,
     peer: SocketAddr,
+    seat: Seated,
     server: Arc<Server>,
     drain: watch::Receiver<Drain>,
 ) where
@@ -138,31 +193,50 @@ async fn serve_opened<T>(
         }
     };
     let outcome = if is_http2 {
-        serve_http2(io, peer, server, drain).await
+        serve_http2(io, peer, seat, server, drain).await
     } else {
-        serve_http1(io, peer, server, drain).await
+        serve_http1(io, peer, seat, server, drain).await
     };
     if let Err(error) = outcome {
         debug!(%error, %peer, "a connection ended early");
     }
 }
 
+/// The answer to one request; it is open until its body is through.
+async fn answered(
+    server: Arc<Server>,
+    peer: SocketAddr,
+    request: http::Request<Incoming>,
+    open: OpenRequest,
+) -> Response<Answering<Body>> {
+    let response = server.answer(peer, request).await;
+    open.given();
+    response.map(|body| Answering { body, request: open })
+}
+
 async fn serve_http1<T>(
     io: Sniffed<T>,
     peer: SocketAddr,
+    seat: Seated,
     server: Arc<Server>,
     mut drain: watch::Receiver<Drain>,
 ) -> hyper::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| server.clone().answer(peer, request));
+    let head_timeout = server.bounds.head_timeout;
+    let seat = &seat;
+    let service = service_fn(move |request| {
+        let (server, open) = (server.clone(), seat.request());
+        async move { Ok::<_, Infallible>(answered(server, peer, request, open).await) }
+    });
     let mut builder = http1::Builder::new();
     // At most 100 headers: hyper's own default, kept because setting it costs an allocation per request.
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
+    builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     tokio::select! {
         outcome = connection.as_mut() => return outcome,
+        () = seat.told_to_leave() => return Ok(()),
         _ = drain.wait_for(|drain| *drain != Drain::No) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
@@ -171,34 +245,51 @@ where
 async fn serve_http2<T>(
     io: Sniffed<T>,
     peer: SocketAddr,
+    seat: Seated,
     server: Arc<Server>,
     mut drain: watch::Receiver<Drain>,
 ) -> hyper::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let service = service_fn(move |request| server.clone().answer(peer, request));
+    let head_timeout = server.bounds.head_timeout;
+    let seat = &seat;
+    let service = service_fn(move |request| {
+        let (server, open) = (server.clone(), seat.watched_request());
+        async move { Ok::<_, Infallible>(answered(server, peer, request, open).await) }
+    });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD as u32)
-        .keep_alive_interval(Some(HEAD_TIMEOUT))
-        .keep_alive_timeout(HEAD_TIMEOUT);
+        .max_pending_accept_reset_streams(MAX_RESETS)
+        .max_local_error_reset_streams(MAX_RESETS)
+        .max_send_buf_size(MAX_UNSENT as usize)
+        .keep_alive_interval(Some(head_timeout))
+        .keep_alive_timeout(head_timeout);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    tokio::select! {
+    let told = tokio::select! {
         outcome = connection.as_mut() => return outcome,
-        _ = drain.wait_for(|drain| *drain != Drain::No) => connection.as_mut().graceful_shutdown(),
+        () = seat.told_to_leave() => true,
+        _ = drain.wait_for(|drain| *drain != Drain::No) => false,
+    };
+    connection.as_mut().graceful_shutdown();
+    match told {
+        true => timeout(PARTING, connection).await.unwrap_or(Ok(())),
+        false => connection.await,
     }
-    connection.await
 }
 
 const BACKLOG: i32 = 1024;
-/// For a whole head, and for the next one on a connection that is kept alive.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest head, and read buffer of a connection.
 const MAX_HEAD: usize = 64 << 10;
 /// Open requests of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
-/// How long a log line may wait.
-const FLUSH_EVERY: Duration = Duration::from_millis(200);
+/// Streams that may be reset, by a client before we got to them or by us for its mistakes, before the connection
+/// is ended (rapid reset, MadeYouReset).
+const MAX_RESETS: usize = 32;
+/// Bytes of an answer that wait for a slow client: per connection in the kernel, per HTTP/2 stream in memory.
+const MAX_UNSENT: u32 = 64 << 10;
+/// For the farewell of an HTTP/2 connection.
+const PARTING: Duration = Duration::from_secs(1);

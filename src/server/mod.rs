@@ -3,16 +3,17 @@
 //! `listener` accepts, `vet` refuses what is ambiguous, `router` names the room, `reply` writes every answer.
 
 mod address;
+mod bounds;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod listener;
 pub mod reply;
 pub mod router;
+mod seats;
 mod secure;
 mod sniff;
 mod vet;
 
-use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +37,8 @@ use crate::tls::Shown;
 use crate::upstream::Upstream;
 use address::Client;
 pub use address::Proxies;
+pub use bounds::{Bounds, Tally};
+use bounds::{Held, holder};
 pub use listener::{Drain, bind, work};
 use reply::{Body, Outcome, Problem};
 use router::{Endpoint, Route};
@@ -53,6 +56,7 @@ pub struct Server {
     pub origins: Origins,
     pub proxies: Proxies,
     pub limits: Arc<Limiters>,
+    pub bounds: Bounds,
     /// What is shown to clients when TLS ends here.
     pub tls: Option<Arc<Shown>>,
     /// Whether browsers are told to come by https only.
@@ -76,11 +80,7 @@ struct Person(u64, Box<str>);
 
 impl Server {
     /// Answers one request; never fails, because errors are answers.
-    pub async fn answer(
-        self: Arc<Self>,
-        peer: SocketAddr,
-        request: Request<Incoming>,
-    ) -> Result<Response<Body>, Infallible> {
+    pub async fn answer(self: Arc<Self>, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
         let started = self.clock.now();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
@@ -91,7 +91,15 @@ impl Server {
         }
         let took = self.clock.now().since(started);
         log(&method, &path, client.address, &response, took);
-        Ok(response)
+        response
+    }
+
+    /// Counts a connection; `None` if its address holds as many as one may. Those of a proxy are many people's.
+    fn admit(&self, peer: SocketAddr) -> Option<Held<IpAddr>> {
+        match self.proxies.may_be_many(peer.ip()) {
+            true => Some(Held::uncounted()),
+            false => self.bounds.addresses.take(holder(peer.ip())),
+        }
     }
 
     async fn routed(&self, client: Client, request: Request<Incoming>) -> Response<Body> {
@@ -100,7 +108,7 @@ impl Server {
             return self.health(matches!(route, Route::Ready));
         }
         if let Err(problem) = vet::request(&self.issuer, &request) {
-            return reply::problem(problem);
+            return self.refused(request, problem).await;
         }
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match route {
@@ -108,21 +116,27 @@ impl Server {
             Route::Endpoint(endpoint) => self.endpoint(endpoint, client, request).await,
             Route::Document(_) if *request.method() == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
             Route::Document(document) if get => reply::document(document.clone()),
-            Route::Document(_) => reply::problem(Problem::Method("GET, HEAD, OPTIONS")),
+            Route::Document(_) => self.refused(request, Problem::Method("GET, HEAD, OPTIONS")).await,
             Route::Front if get => reply::page(200, self.front.clone(), None),
-            Route::Front => reply::problem(Problem::Method("GET, HEAD")),
+            Route::Front => self.refused(request, Problem::Method("GET, HEAD")).await,
             // Pages try several spellings of the metadata; they must be able to read that one is not there.
             Route::NoDocument if *request.method() == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
-            Route::NoDocument => reply::exposed(reply::problem(Problem::NotFound)),
-            Route::Nothing | Route::Health | Route::Ready => reply::problem(Problem::NotFound),
+            Route::NoDocument => reply::exposed(self.refused(request, Problem::NotFound).await),
+            Route::Nothing | Route::Health | Route::Ready => self.refused(request, Problem::NotFound).await,
         }
+    }
+
+    /// A refusal that arrives, whatever the client is still sending.
+    async fn refused(&self, request: Request<Incoming>, problem: Problem) -> Response<Body> {
+        let_it_arrive(request).await;
+        reply::problem(problem)
     }
 
     /// Answers of resources are never kept by a cache, so only pages get the headers for pages.
     async fn resource(&self, number: usize, client: Client, request: Request<Incoming>) -> Response<Body> {
         let from_a_page = request.headers().contains_key(header::ORIGIN);
         if !self.origins.allow(request.headers()) {
-            return reply::problem(Problem::Origin);
+            return self.refused(request, Problem::Origin).await;
         }
         let response = self.gated(number, client, request).await;
         if from_a_page { reply::exposed(response) } else { response }
@@ -134,24 +148,24 @@ impl Server {
         match *request.method() {
             Method::OPTIONS => return reply::preflight(RESOURCE_METHODS),
             Method::GET | Method::POST | Method::DELETE => {}
-            _ => return reply::problem(Problem::Method(RESOURCE_METHODS)),
+            _ => return self.refused(request, Problem::Method(RESOURCE_METHODS)).await,
         }
         let permit = match self.gate.permit(number, request.headers()).await {
             Ok(permit) => permit,
             Err(denial) => {
                 let denial = self.forged_too_often(denial, client, request.headers());
                 let front = is_a_browser(&request).then(|| self.front.clone());
-                // Polling the body of a client that waits for 100 would invite it to send.
-                if !request.headers().contains_key(header::EXPECT) {
-                    linger(request.into_body()).await;
-                }
+                let_it_arrive(request).await;
                 return reply::denial(denial, &published.challenges, front);
             }
         };
         let person = Person(permit.person(), permit.login().into());
-        let mut response = match published.upstream.forward(permit, request).await {
-            Ok(response) => response.map(Body::Stream),
-            Err(failure) => reply::upstream_failure(failure),
+        let mut response = match self.bounds.people.take(permit.person()) {
+            Some(open) => match published.upstream.forward(permit, request).await {
+                Ok(response) => response.map(|answer| Body::Stream(answer, open)),
+                Err(failure) => reply::upstream_failure(failure),
+            },
+            None => self.refused(request, Problem::TooManyStreams).await,
         };
         response.extensions_mut().insert(person);
         response
@@ -169,7 +183,7 @@ impl Server {
             return reply::preflight(methods);
         }
         if !methods.split(", ").any(|method| method == request.method().as_str()) {
-            return reply::problem(Problem::Method(methods));
+            return self.refused(request, Problem::Method(methods)).await;
         }
         let (parts, body) = request.into_parts();
         let source = self.proxies.source(client, &parts.headers);
@@ -182,7 +196,7 @@ impl Server {
             let response = reply::failure(Failure::TooOften { retry_after }, wants_json);
             return if endpoint.is_for_scripts() { reply::exposed(response) } else { response };
         }
-        let body = match whole(body).await {
+        let body = match whole(body, self.bounds.body_timeout).await {
             Ok(body) => body,
             Err(problem) => return reply::problem(problem),
         };
@@ -239,10 +253,10 @@ fn accepts(headers: &http::HeaderMap, kind: &str) -> bool {
     headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|value| value.contains(kind)))
 }
 
-async fn whole(mut body: Incoming) -> Result<bytes::Bytes, Problem> {
+async fn whole(mut body: Incoming, patience: Duration) -> Result<bytes::Bytes, Problem> {
     let fits = body.size_hint().lower() <= MAX_FORM as u64;
     if fits {
-        match timeout(FORM_TIMEOUT, Limited::new(&mut body, MAX_FORM).collect()).await {
+        match timeout(FORM_TIMEOUT.min(patience), Limited::new(&mut body, MAX_FORM).collect()).await {
             Ok(Ok(body)) => return Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {}
             Ok(Err(_)) => return Err(Problem::BadRequest("the request body is broken")),
@@ -251,6 +265,14 @@ async fn whole(mut body: Incoming) -> Result<bytes::Bytes, Problem> {
     }
     linger(body).await;
     Err(Problem::TooLarge(MAX_FORM as u64))
+}
+
+/// Takes what a client is sending beside a request that is refused.
+async fn let_it_arrive(request: Request<Incoming>) {
+    // Polling the body of a client that waits for 100 would invite it to send.
+    if !request.body().is_end_stream() && !request.headers().contains_key(header::EXPECT) {
+        linger(request.into_body()).await;
+    }
 }
 
 /// Reads on for a moment and throws it away: closing on a client that is still sending would reset the

@@ -13,6 +13,7 @@ use http::{HeaderValue, Response, StatusCode};
 use hyper::body::{Frame, SizeHint};
 use serde_json::json;
 
+use super::bounds::Held;
 use crate::gate::Denial;
 use crate::gate::challenge::{self, Challenges};
 use crate::gate::origin;
@@ -25,7 +26,8 @@ use crate::upstream;
 /// The body of a response.
 pub enum Body {
     Full(Option<Bytes>),
-    Stream(upstream::Answer),
+    /// With the person's leave to have it open.
+    Stream(upstream::Answer, Held<u64>),
 }
 
 /// What the log line says of a response.
@@ -46,6 +48,11 @@ pub enum Problem {
     /// With the limit in bytes.
     TooLarge(u64),
     TargetTooLong,
+    TooManyHeaders,
+    /// How the message is framed is in doubt.
+    Framing,
+    /// One person has too much open.
+    TooManyStreams,
     /// With our own host.
     Misdirected(String),
     NotReady,
@@ -64,13 +71,27 @@ pub fn problem(problem: Problem) -> Response<Body> {
         Problem::TooSlow => (408, "request_timeout", "the request body did not arrive in time".to_owned()),
         Problem::TooLarge(limit) => (413, "content_too_large", format!("the limit is {limit} bytes")),
         Problem::TargetTooLong => (414, "uri_too_long", "the request target is too long".to_owned()),
+        Problem::TooManyHeaders => (431, "headers_too_large", "the request has too many headers".to_owned()),
+        Problem::Framing => {
+            (400, "invalid_request", "the only Transfer-Encoding taken here is chunked".to_owned())
+        }
+        Problem::TooManyStreams => (
+            429,
+            "too_many_streams",
+            "you have too many requests and streams open here; close some and try again".to_owned(),
+        ),
         Problem::Misdirected(own) => {
             (421, "misdirected_request", format!("this server is {own}; send that as Host"))
         }
         Problem::NotReady => (503, "temporarily_unavailable", "not ready".to_owned()),
         Problem::Internal => (500, "server_error", "something went wrong here; the log says what".to_owned()),
     };
-    let mut response = error(status, code, &text, None);
+    let retry_after = matches!(problem, Problem::TooManyStreams).then_some(RETRY_STREAMS);
+    let mut response = error(status, code, &text, retry_after);
+    if matches!(problem, Problem::Framing) {
+        // What follows on this connection may be part of it.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if let Problem::Method(methods) = problem {
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
     }
@@ -340,23 +361,25 @@ impl hyper::body::Body for Body {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Body::Stream(answer) => Pin::new(answer).poll_frame(context),
+            Body::Stream(answer, _) => Pin::new(answer).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Body::Full(bytes) => bytes.is_none(),
-            Body::Stream(answer) => answer.is_end_stream(),
+            Body::Stream(answer, _) => answer.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Body::Stream(answer) => answer.size_hint(),
+            Body::Stream(answer, _) => answer.size_hint(),
         }
     }
 }
 
+/// Seconds; streams end when people close them.
+const RETRY_STREAMS: u64 = 10;
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

@@ -16,11 +16,25 @@ pub fn request<B>(issuer: &Issuer, request: &Request<B>) -> Result<(), Problem> 
     if target > MAX_TARGET {
         return Err(Problem::TargetTooLong);
     }
+    if request.headers().len() > MAX_HEADERS {
+        return Err(Problem::TooManyHeaders);
+    }
+    if is_oddly_framed(request.headers()) {
+        return Err(Problem::Framing);
+    }
     let host = host(request.uri(), request.headers()).ok_or(Problem::BadRequest("send exactly one Host"))?;
     match is_ours(issuer, host) {
         true => Ok(()),
         false => Err(Problem::Misdirected(issuer.authority().to_owned())),
     }
+}
+
+/// RFC 9112 §6.1 lets other codings stand before `chunked`; nobody sends them, and not everybody on the way to
+/// us reads them alike.
+fn is_oddly_framed(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    codings.into_iter().any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
+        || headers.get_all(header::TRANSFER_ENCODING).iter().count() > 1
 }
 
 /// The one authority a request names: RFC 9112 §3.2.2 lets an absolute target win over Host, we want both to
@@ -57,6 +71,8 @@ fn is_ours(issuer: &Issuer, host: &str) -> bool {
 
 /// A long `state`, `redirect_uri` and `client_id` together stay below it.
 const MAX_TARGET: usize = 24 << 10;
+/// hyper's own limit for HTTP/1.1; HTTP/2 has none.
+const MAX_HEADERS: usize = 100;
 
 #[cfg(test)]
 mod tests {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep};
 use tracing::{info, warn};
 
 use super::pool::Returns;
@@ -20,7 +21,7 @@ pub enum RequestBody {
     /// Small, and all there.
     Whole(Option<Bytes>),
     /// Passed on while it arrives; `left` bytes may still come, `frames` have come.
-    Streaming { body: Incoming, left: u64, frames: Arc<AtomicU64> },
+    Streaming { body: Incoming, left: u64, frames: Arc<AtomicU64>, patience: Patience },
 }
 
 impl RequestBody {
@@ -28,8 +29,8 @@ impl RequestBody {
         RequestBody::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
     }
 
-    pub fn streaming(body: Incoming, max: u64) -> Self {
-        RequestBody::Streaming { body, left: max, frames: Arc::default() }
+    pub fn streaming(body: Incoming, max: u64, patience: Duration) -> Self {
+        RequestBody::Streaming { body, left: max, frames: Arc::default(), patience: Patience::new(patience) }
     }
 
     /// Tells how many frames have passed, of a body that takes its time.
@@ -57,15 +58,19 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let (body, left, frames) = match self.get_mut() {
+        let (body, left, frames, patience) = match self.get_mut() {
             RequestBody::Whole(bytes) => {
                 return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
             }
-            RequestBody::Streaming { body, left, frames } => (body, left, frames),
+            RequestBody::Streaming { body, left, frames, patience } => (body, left, frames, patience),
         };
         // Trailers never become headers, so they go nowhere.
-        match ready!(Pin::new(body).poll_frame(context)).transpose()?.map(Frame::into_data) {
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
+            return patience.poll_end(context).map(|()| Some(Err(TooSlow.into())));
+        };
+        match frame.transpose()?.map(Frame::into_data) {
             Some(Ok(data)) => {
+                patience.earn(data.len());
                 *left = left.checked_sub(data.len() as u64).ok_or(TooLarge)?;
                 frames.fetch_add(1, Ordering::Relaxed);
                 Poll::Ready(Some(Ok(Frame::data(data))))
@@ -89,15 +94,47 @@ impl Body for RequestBody {
     }
 }
 
+/// How long a client may still keep us waiting for its body. Waiting uses it up, bytes earn it back: a client
+/// that trickles is cut, one that is slow is not, and neither is one that waits for the upstream.
+pub struct Patience {
+    most: Duration,
+    left: Duration,
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Patience {
+    fn new(most: Duration) -> Self {
+        Patience { most, left: most, waiting: None }
+    }
+
+    /// Ready when it has come to its end.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let left = self.left;
+        let begin = || (Instant::now(), Box::pin(sleep(left)));
+        self.waiting.get_or_insert_with(begin).1.as_mut().poll(context)
+    }
+
+    fn earn(&mut self, bytes: usize) {
+        let Some((since, _)) = self.waiting.take() else { return };
+        let earned =
+            self.most.min(EARNED_PER_KIB.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX)) / 1024);
+        self.left = (self.left.saturating_sub(since.elapsed()) + earned).min(self.most);
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("the body is too large")]
-struct TooLarge;
+pub struct TooLarge;
 
-/// Whether sending failed because the client sent too much.
-pub fn is_too_large(error: &hyper::Error) -> bool {
+#[derive(Debug, thiserror::Error)]
+#[error("the body did not arrive in time")]
+pub struct TooSlow;
+
+/// Whether sending failed for a reason of ours.
+pub fn is_caused_by<E: Error + 'static>(error: &hyper::Error) -> bool {
     let mut source = error.source();
     while let Some(cause) = source {
-        if cause.is::<TooLarge>() {
+        if cause.is::<E>() {
             return true;
         }
         source = cause.source();
@@ -240,3 +277,6 @@ fn cut_off(cut: &sse::Cut) -> Broken {
     }
     Broken
 }
+
+/// Half a KiB per second, over the whole of a body, is slow but honest.
+const EARNED_PER_KIB: Duration = Duration::from_secs(2);

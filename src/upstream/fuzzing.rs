@@ -59,6 +59,7 @@ fn upstream(url: &str) -> Upstream {
         connect_timeout: Duration::from_secs(1),
         response_timeout: Duration::from_secs(1),
         max_body: 1,
+        body_timeout: Duration::from_secs(30),
         keep_alive: Duration::from_secs(1),
         recheck: Duration::from_secs(1),
     };

@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::gate::Permit;
 use crate::seal::KeyRing;
 pub use body::{Answer, Broken};
-use body::{Lease, RequestBody, is_too_large};
+use body::{Lease, RequestBody, TooLarge, TooSlow, is_caused_by};
 use pool::{Pool, SendError};
 pub use pool::{Target, TargetError};
 use session::Binding;
@@ -44,6 +44,8 @@ pub struct Settings {
     pub response_timeout: Duration,
     /// Largest request body, in bytes.
     pub max_body: u64,
+    /// How long a request body may keep us waiting.
+    pub body_timeout: Duration,
     /// How long an SSE stream may be silent before it gets a comment.
     pub keep_alive: Duration,
     /// How often a stream's permit is looked at again.
@@ -142,10 +144,10 @@ impl Upstream {
             return Ok(RequestBody::whole(Bytes::new()));
         }
         if length.is_none_or(|length| length > SMALL_BODY) {
-            return Ok(RequestBody::streaming(body, self.settings.max_body));
+            return Ok(RequestBody::streaming(body, self.settings.max_body, self.settings.body_timeout));
         }
         let whole = Limited::new(body, SMALL_BODY as usize).collect();
-        match timeout(BODY_TIMEOUT, whole).await {
+        match timeout(self.settings.body_timeout, whole).await {
             Ok(Ok(whole)) => Ok(RequestBody::whole(whole.to_bytes())),
             Ok(Err(_)) => Err(Failure::ClientGone),
             Err(_) => Err(Failure::BodyTooSlow),
@@ -181,7 +183,10 @@ impl Upstream {
         match in_time(*response_timeout, progress, sent).await {
             Ok(Ok((response, lease))) => Ok((response, lease)),
             Ok(Err(SendError::Connect(cause))) => Err(Failure::Unreachable(cause)),
-            Ok(Err(SendError::Http(error))) if is_too_large(&error) => Err(Failure::BodyTooLarge(*max_body)),
+            Ok(Err(SendError::Http(error))) if is_caused_by::<TooLarge>(&error) => {
+                Err(Failure::BodyTooLarge(*max_body))
+            }
+            Ok(Err(SendError::Http(error))) if is_caused_by::<TooSlow>(&error) => Err(Failure::BodyTooSlow),
             Ok(Err(SendError::Http(error))) => Err(Failure::Broken(error.to_string())),
             Err(_) => Err(Failure::TooSlow(*response_timeout)),
         }
@@ -277,7 +282,5 @@ fn is_plain_sse(headers: &HeaderMap) -> bool {
 pub(crate) const ENDPOINT_QUERY: &str = "endpoint=";
 /// Bodies up to this size are read before the upstream is asked; nearly every MCP message is smaller.
 const SMALL_BODY: u64 = 64 << 10;
-/// How long a small body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Starlette needs one.
 const MAX_REDIRECTS: usize = 2;

@@ -1,0 +1,289 @@
+//! The open connections of one core: how many there may be, and who leaves when a new one finds none free.
+//!
+//! A connection is idle while no request is open on it, be it new, half a head or kept alive. When all seats are
+//! taken, those that have been idle for longest are closed, a few at a time: whoever only holds connections
+//! loses them, whoever uses them does not. When all are busy, the new one waits until one is not.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::Notify;
+use tracing::warn;
+
+/// All connections of a core.
+pub struct Seats {
+    most: usize,
+    next: AtomicU64,
+    /// Time, as far as it matters here: counted by the core's own loop.
+    ticks: AtomicU64,
+    open: Mutex<HashMap<u64, Arc<Seat>>>,
+    /// Somebody waits for a seat.
+    wanted: AtomicBool,
+    changed: Notify,
+    turned_away: AtomicUsize,
+    closed: AtomicUsize,
+}
+
+/// One connection.
+pub struct Seat {
+    seats: Weak<Seats>,
+    number: u64,
+    /// Open requests.
+    requests: AtomicUsize,
+    /// The tick since which there are none.
+    idle_since: AtomicU64,
+    /// Whether it was told to leave already.
+    told: AtomicBool,
+    /// Leave, whatever is open.
+    cut: AtomicBool,
+    leave: Notify,
+    /// Answers whose progress is up to the client alone, as in HTTP/2.
+    answers: Mutex<Vec<Weak<AtomicU64>>>,
+}
+
+/// Holds a seat until it is dropped.
+pub struct Seated(Arc<Seat>);
+
+/// How long connections may go without anything happening on them.
+#[derive(Clone, Copy)]
+pub struct Patience {
+    /// An HTTP/2 connection without requests.
+    pub idle: Duration,
+    /// An answer that its client does not take.
+    pub answer: Duration,
+}
+
+impl Seats {
+    pub fn new(most: usize) -> Arc<Self> {
+        Arc::new(Seats {
+            most,
+            next: AtomicU64::new(0),
+            ticks: AtomicU64::new(1),
+            open: Mutex::default(),
+            wanted: AtomicBool::new(false),
+            changed: Notify::new(),
+            turned_away: AtomicUsize::new(0),
+            closed: AtomicUsize::new(0),
+        })
+    }
+
+    /// A seat as soon as there is one; makes room if it must.
+    pub async fn take(self: &Arc<Self>) -> Seated {
+        loop {
+            if let Some(seated) = self.free() {
+                self.wanted.store(false, Ordering::Relaxed);
+                return seated;
+            }
+            self.wanted.store(true, Ordering::Relaxed);
+            self.make_room();
+            self.changed.notified().await;
+        }
+    }
+
+    fn free(self: &Arc<Self>) -> Option<Seated> {
+        let mut open = self.lock();
+        if open.len() >= self.most {
+            return None;
+        }
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let seat = Arc::new(Seat {
+            seats: Arc::downgrade(self),
+            number,
+            requests: AtomicUsize::new(0),
+            idle_since: AtomicU64::new(self.now()),
+            told: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+            leave: Notify::new(),
+            answers: Mutex::default(),
+        });
+        open.insert(number, seat.clone());
+        Some(Seated(seat))
+    }
+
+    /// Closes the idlest: several, so that looking for them is not done for each newcomer.
+    pub fn make_room(&self) {
+        let open = self.lock();
+        let idle = open.values().filter(|seat| seat.is_idle() && !seat.told.load(Ordering::Relaxed));
+        let mut idle: Vec<&Arc<Seat>> = idle.collect();
+        let some = (self.most / SHARE_CLOSED).max(1).min(idle.len());
+        if some < idle.len() {
+            let since = |seat: &&Arc<Seat>| (seat.idle_since.load(Ordering::Relaxed), seat.number);
+            idle.select_nth_unstable_by_key(some, since);
+        }
+        idle[..some].iter().for_each(|seat| seat.tell());
+        self.closed.fetch_add(some, Ordering::Relaxed);
+    }
+
+    /// A connection was refused because its address holds enough of them.
+    pub fn turn_away(&self) {
+        self.turned_away.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Time passes: those who keep us waiting for too long go. Called every [`TICK`].
+    pub fn tick(&self, patience: Patience) {
+        let now = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
+        if now.is_multiple_of(TICKS_BETWEEN_LOOKS) {
+            let open = self.lock();
+            open.values().filter(|seat| seat.has_to_leave(now, patience)).for_each(|seat| seat.cut());
+        }
+        if now.is_multiple_of(TICKS_BETWEEN_WORDS) {
+            let turned_away = self.turned_away.swap(0, Ordering::Relaxed);
+            let closed = self.closed.swap(0, Ordering::Relaxed);
+            if turned_away + closed > 0 {
+                warn!(turned_away, closed, "connections at their limits: some refused, idle ones closed");
+            }
+        }
+    }
+
+    fn now(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Seat>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    fn is_idle(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) == 0
+    }
+
+    fn tell(&self) {
+        self.told.store(true, Ordering::Relaxed);
+        self.leave.notify_one();
+    }
+
+    fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+        self.tell();
+    }
+
+    fn has_to_leave(&self, now: u64, patience: Patience) -> bool {
+        let over = |since: u64, limit: Duration| TICK * ticks(now.saturating_sub(since)) > limit;
+        if self.is_idle() {
+            return over(self.idle_since.load(Ordering::Relaxed), patience.idle);
+        }
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        answers.retain(|answer| answer.strong_count() > 0);
+        let given = answers.iter().filter_map(Weak::upgrade).map(|given| given.load(Ordering::Relaxed));
+        given.into_iter().any(|given| given > 0 && over(given, patience.answer))
+    }
+}
+
+impl Seated {
+    /// Returns when this connection is to be closed.
+    pub async fn told_to_leave(&self) {
+        loop {
+            self.0.leave.notified().await;
+            if self.0.is_idle() || self.0.cut.load(Ordering::Relaxed) {
+                return;
+            }
+            // A request came in between: it is served.
+            self.0.told.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// A request begins; it is over when what this returns is dropped.
+    pub fn request(&self) -> Request {
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+        Request { seat: self.0.clone(), given: None }
+    }
+
+    /// The same where nothing but the client's own word moves an answer on.
+    pub fn watched_request(&self) -> Request {
+        let mut request = self.request();
+        let given = Arc::new(AtomicU64::new(0));
+        self.0.answers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&given));
+        request.given = Some(given);
+        request
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        let Some(seats) = self.0.seats.upgrade() else { return };
+        seats.lock().remove(&self.0.number);
+        seats.changed.notify_one();
+    }
+}
+
+/// An open request.
+pub struct Request {
+    seat: Arc<Seat>,
+    /// The tick at which the client was last given a piece of the answer that it has not asked on from since.
+    given: Option<Arc<AtomicU64>>,
+}
+
+impl Request {
+    /// The head of the answer went out: a client that opens no window for the rest is not waited for either.
+    pub fn given(&self) {
+        self.note(true);
+    }
+
+    fn note(&self, is_given: bool) {
+        if let (Some(given), Some(seats)) = (&self.given, self.seat.seats.upgrade()) {
+            given.store(if is_given { seats.now() } else { 0 }, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        let seat = &self.seat;
+        let Some(seats) = seat.seats.upgrade() else { return };
+        if seat.requests.load(Ordering::Relaxed) == 1 {
+            seat.idle_since.store(seats.now(), Ordering::Relaxed);
+        }
+        if seat.requests.fetch_sub(1, Ordering::Relaxed) == 1 && seats.wanted.load(Ordering::Relaxed) {
+            seats.changed.notify_one();
+        }
+    }
+}
+
+/// The body of an answer, and the request that is open for as long.
+pub struct Answering<B> {
+    pub body: B,
+    pub request: Request,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Answering<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(context);
+        this.request.note(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn ticks(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// How often [`Seats::tick`] is called.
+pub const TICK: Duration = Duration::from_millis(200);
+const TICKS_BETWEEN_LOOKS: u64 = 5;
+/// One line in the log about it every ten seconds, however many they are.
+const TICKS_BETWEEN_WORDS: u64 = 50;
+/// One in so many is closed when there is no room.
+const SHARE_CLOSED: usize = 64;
