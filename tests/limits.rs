@@ -493,16 +493,24 @@ async fn an_office_behind_one_address_logs_in_on_monday_morning() {
     }
 }
 
+// DR-01, GT-14: what an undeclared proxy, or a stranger, says of others changes nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_machine_itself_and_a_proxy_that_nobody_declared_are_not_one_client() {
-    for extra in ["", "trusted_proxies: []", "trusted_proxies: [10.0.0.0/8]"] {
+async fn the_machine_itself_and_a_proxy_that_nobody_declared_may_do_ten_times_as_much() {
+    for (extra, allowed) in [("", 30), ("trusted_proxies: []", 3), ("trusted_proxies: [10.0.0.0/8]", 3)] {
         let extra = format!("{extra}\nlimits: {{register: 3/1m, bad_bearers: 3/1m}}");
         let proxy = Proxy::with(Setup { extra, ..Setup::default() }).await;
-        for _ in 0..10 {
-            proxy.register(&[CALLBACK]).await;
-            At(&proxy, ATTACKER).register().await.expect(201);
+        let login = proxy.login().await;
+        // The login registered once already.
+        for number in 1..allowed {
+            At(&proxy, &format!("203.0.113.{number}")).register().await.expect(201);
             proxy.ping("forged").await.expect(401);
         }
+        proxy.ping("forged").await.expect(401);
+        for number in 101..105 {
+            At(&proxy, &format!("203.0.113.{number}")).register().await.expect(429);
+            At(&proxy, &format!("203.0.113.{number}")).ping("forged").await.expect(429);
+        }
+        proxy.ping(&login.access).await.expect(200);
     }
 }
 
@@ -525,7 +533,7 @@ fn three_million_addresses_people_and_clients_take_no_more_memory_than_a_few() {
     let before = resident_kib();
     for number in 0..1_000_000_u32 {
         let address = std::net::Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(number) << 64);
-        let source = Source::Address { address: address.into(), by_page: false };
+        let source = Source { address: address.into(), by_page: false, many: false };
         let _ = limiter.take(&Who::Source(source));
         let _ = limiter.take(&Who::Person(u64::from(number)));
         let _ = limiter.take(&Who::LoginOf(FamilyId([0; 16]), u64::from(number)));

@@ -14,7 +14,7 @@ fn limiter(count: u32, per: Duration) -> (Limiter, ManualClock) {
 }
 
 fn from(address: impl Into<IpAddr>) -> Who<'static> {
-    Who::Source(Source::Address { address: address.into(), by_page: false })
+    Who::Source(Source { address: address.into(), by_page: false, many: false })
 }
 
 fn somebody() -> Who<'static> {
@@ -149,7 +149,7 @@ fn an_ipv6_household_is_one_and_its_provider_is_some() {
 fn everybody_is_counted_alone() {
     let (limiter, _clock) = limiter(5, MINUTE);
     let (here, there) = (Ipv4Addr::new(203, 0, 113, 9), Ipv4Addr::new(203, 0, 113, 10));
-    let at = |address: Ipv4Addr, by_page| Source::Address { address: address.into(), by_page };
+    let at = |address: Ipv4Addr, by_page| Source { address: address.into(), by_page, many: false };
     let everybody = [
         Who::Source(at(here, false)),
         Who::Source(at(here, true)),
@@ -167,7 +167,9 @@ fn everybody_is_counted_alone() {
         assert_eq!(passes(&limiter, who, 20), 5, "{who}");
     }
     assert_eq!(passes(&limiter, &Who::Host("a.test"), 100), 50, "documents of one host");
-    assert_eq!(passes(&limiter, &Who::Source(Source::Anybody), 100), 100);
+    let proxy = Source { many: true, ..at(Ipv4Addr::LOCALHOST, false) };
+    assert_eq!(passes(&limiter, &Who::Source(proxy), 100), 50, "a proxy that may stand for many");
+    assert_eq!(passes(&limiter, &Who::Client("a", proxy), 100), 50);
 }
 
 #[test]

@@ -7,13 +7,14 @@ use crate::protocol::token::FamilyId;
 
 /// Where a request came from, as far as limits care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// An address that stands for one household, office or server. Requests that web pages make in the
-    /// background are counted apart: a hostile page must not use up what its visitors need.
-    Address { address: IpAddr, by_page: bool },
-    /// An address that may stand for everybody (a proxy that nobody declared, the machine itself): to limit it
-    /// would let one stranger lock out all others.
-    Anybody,
+pub struct Source {
+    pub address: IpAddr,
+    /// Requests that web pages make in the background are counted apart: a hostile page must not use up what its
+    /// visitors need.
+    pub by_page: bool,
+    /// The address may stand for everybody (a proxy that nobody declared, the machine itself), not for one
+    /// household, office or server: it is allowed ten times as much.
+    pub many: bool,
 }
 
 /// Who is counted.
@@ -57,25 +58,38 @@ impl<'a> Who<'a> {
         let one = |key| Tier { key, times: 1 };
         let many = |key| Tier { key, times: MANY };
         let (first, second) = match *self {
-            Who::Source(Source::Anybody) | Who::Client(_, Source::Anybody) => (None, None),
-            Who::Source(Source::Address { address: IpAddr::V4(address), by_page }) => {
-                (Some(one(Key::Network(u128::from(address.to_bits()), 32, by_page))), None)
+            Who::Source(source) => source.tiers(),
+            Who::Client(id, source) => {
+                let key = Key::ClientAt(id, network_of(source.address));
+                (Tier { key, times: source.times() }, None)
             }
-            Who::Source(Source::Address { address: IpAddr::V6(address), by_page }) => {
+            Who::Person(id) => (one(Key::Person(id)), None),
+            Who::Login(id) => (one(Key::Login(id)), None),
+            Who::LoginOf(id, person) => (one(Key::Login(id)), Some(many(Key::Person(person)))),
+            Who::Host(host) => (many(Key::Host(host)), None),
+            Who::Document(url) => (one(Key::Document(url)), None),
+        };
+        [first].into_iter().chain(second)
+    }
+}
+
+impl Source {
+    fn tiers<'a>(self) -> (Tier<'a>, Option<Tier<'a>>) {
+        let (by_page, times) = (self.by_page, self.times());
+        match self.address {
+            IpAddr::V4(address) => {
+                (Tier { key: Key::Network(u128::from(address.to_bits()), 32, by_page), times }, None)
+            }
+            IpAddr::V6(address) => {
                 // A /64 is one household or machine, a /48 one customer; in a data centre it may be several.
                 let network = |bits: u8| Key::Network(address.to_bits() >> (128 - bits), bits, by_page);
-                (Some(one(network(64))), Some(many(network(48))))
+                (Tier { key: network(64), times }, Some(Tier { key: network(48), times: times * MANY }))
             }
-            Who::Client(id, Source::Address { address, .. }) => {
-                (Some(one(Key::ClientAt(id, network_of(address)))), None)
-            }
-            Who::Person(id) => (Some(one(Key::Person(id))), None),
-            Who::Login(id) => (Some(one(Key::Login(id))), None),
-            Who::LoginOf(id, person) => (Some(one(Key::Login(id))), Some(many(Key::Person(person)))),
-            Who::Host(host) => (Some(many(Key::Host(host))), None),
-            Who::Document(url) => (Some(one(Key::Document(url))), None),
-        };
-        first.into_iter().chain(second)
+        }
+    }
+
+    fn times(self) -> u32 {
+        if self.many { MANY } else { 1 }
     }
 }
 
@@ -106,13 +120,11 @@ impl fmt::Display for Who<'_> {
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Source::Address { address, by_page: false } => write!(f, "{address}"),
-            Source::Address { address, by_page: true } => write!(f, "{address} (web pages)"),
-            Source::Anybody => f.write_str("an address of many"),
-        }
+        write!(f, "{}", self.address)?;
+        f.write_str(if self.by_page { " (web pages)" } else { "" })?;
+        f.write_str(if self.many { " (maybe many)" } else { "" })
     }
 }
 
-/// How many households are in a network, logins to a person, documents on a host.
+/// How many households are in a network or behind a proxy, logins to a person, documents on a host.
 const MANY: u32 = 10;

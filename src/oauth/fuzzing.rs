@@ -1,5 +1,6 @@
 //! Properties of clients: registrations, metadata documents, `client_id`s and Basic credentials.
 
+use std::net::Ipv4Addr;
 use std::sync::OnceLock;
 
 use base64::Engine as _;
@@ -37,7 +38,8 @@ fn register(data: &[u8]) {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let body = Bytes::copy_from_slice(data);
-    let request = Request { method: Method::POST, query: None, headers, body, source: Source::Anybody };
+    let source = Source { address: Ipv4Addr::LOCALHOST.into(), by_page: false, many: true };
+    let request = Request { method: Method::POST, query: None, headers, body, source };
     let body = match world().runtime.block_on(server().register(&request)) {
         Ok(Answer::Json { status: 201, body }) => body,
         Ok(_) => unreachable!("a registration is answered with 201"),

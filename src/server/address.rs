@@ -72,22 +72,20 @@ impl Proxies {
     }
 
     /// Whom limits per address count. A peer may be a proxy that nobody declared, a container's network or a
-    /// load balancer, and stand for everybody: then nobody is counted, rather than all as one.
+    /// load balancer, and stand for everybody: then more is allowed. Not everything is, and what it says of
+    /// others is not believed: it may as well be one stranger.
     pub fn source(&self, client: Client, headers: &HeaderMap) -> Source {
         let Client { address, standing } = client;
-        let may_be_many = match standing {
+        let many = match standing {
             Standing::Named => address.is_loopback(),
             Standing::Proxy => true,
-            Standing::Peer => address.is_loopback() || (is_private(address) && !self.declared),
+            Standing::Peer => !self.declared && (address.is_loopback() || is_private(address)),
         };
-        if !may_be_many {
-            return Source::Address { address, by_page: is_in_the_background(headers) };
-        }
-        let undeclared = standing == Standing::Peer && headers.contains_key(FORWARDED_FOR);
+        let undeclared = many && standing == Standing::Peer && headers.contains_key(FORWARDED_FOR);
         if undeclared && !self.warned.swap(true, Ordering::Relaxed) {
-            warn!(peer = %address, "a proxy sends X-Forwarded-For, but trusted_proxies does not name it: nobody is limited by address");
+            warn!(peer = %address, "a proxy sends X-Forwarded-For, but trusted_proxies does not name it: all its clients are limited as one");
         }
-        Source::Anybody
+        Source { address, by_page: is_in_the_background(headers), many }
     }
 }
 
@@ -151,7 +149,7 @@ mod tests {
 
     // GT-14
     #[test]
-    fn limits_count_who_is_known_and_nobody_who_may_be_many() {
+    fn limits_count_addresses_and_allow_more_to_those_that_may_be_many() {
         let source = |peer: &str, forwarded: Option<&'static str>, trusted: &[&str], declared: bool| {
             let mut headers = HeaderMap::new();
             headers.extend(forwarded.map(|value| {
@@ -163,28 +161,27 @@ mod tests {
             let source = proxies.source(client, &headers);
             (source.to_string(), proxies.warned.load(Ordering::Relaxed))
         };
-        let many = "an address of many";
         for (peer, forwarded, trusted, declared, expected, warned) in [
             // Strangers: whatever they send.
             ("203.0.113.9", None, &[][..], false, "203.0.113.9", false),
             ("203.0.113.9", Some("1.1.1.1"), &[], false, "203.0.113.9", false),
             ("203.0.113.9", Some("127.0.0.1"), &["10.0.0.0/8"], true, "203.0.113.9", false),
             // A proxy that was not declared, or a container's network.
-            ("127.0.0.1", None, &[], false, many, false),
-            ("127.0.0.1", Some("203.0.113.9"), &[], false, many, true),
-            ("172.17.0.1", None, &[], false, many, false),
-            ("172.17.0.1", Some("203.0.113.9"), &[], false, many, true),
-            ("fd00::1", None, &[], false, many, false),
-            ("100.64.1.1", None, &[], false, many, false),
-            // Said to be nobody: then a private address is a client; the machine itself is anybody still.
+            ("127.0.0.1", None, &[], false, "127.0.0.1 (maybe many)", false),
+            ("127.0.0.1", Some("203.0.113.9"), &[], false, "127.0.0.1 (maybe many)", true),
+            ("172.17.0.1", None, &[], false, "172.17.0.1 (maybe many)", false),
+            ("172.17.0.1", Some("203.0.113.9"), &[], false, "172.17.0.1 (maybe many)", true),
+            ("fd00::1", None, &[], false, "fd00::1 (maybe many)", false),
+            ("100.64.1.1", None, &[], false, "100.64.1.1 (maybe many)", false),
+            // Said to be nobody: then such an address is a client.
             ("172.17.0.1", Some("203.0.113.9"), &[], true, "172.17.0.1", false),
-            ("127.0.0.1", None, &[], true, many, false),
+            ("127.0.0.1", None, &[], true, "127.0.0.1", false),
             // Declared.
             ("10.0.0.1", Some("203.0.113.9"), &["10.0.0.0/8"], true, "203.0.113.9", false),
             ("10.0.0.1", Some("192.168.1.5"), &["10.0.0.0/8"], true, "192.168.1.5", false),
-            ("10.0.0.1", None, &["10.0.0.0/8"], true, many, false),
-            ("10.0.0.1", Some("unknown"), &["10.0.0.0/8"], true, many, false),
-            ("10.0.0.1", Some("127.0.0.1"), &["10.0.0.0/8"], true, many, false),
+            ("10.0.0.1", None, &["10.0.0.0/8"], true, "10.0.0.1 (maybe many)", false),
+            ("10.0.0.1", Some("unknown"), &["10.0.0.0/8"], true, "10.0.0.1 (maybe many)", false),
+            ("10.0.0.1", Some("127.0.0.1"), &["10.0.0.0/8"], true, "127.0.0.1 (maybe many)", false),
         ] {
             let found = source(peer, forwarded, trusted, declared);
             assert_eq!(found, (expected.to_owned(), warned), "{peer} {forwarded:?} {trusted:?} {declared}");
