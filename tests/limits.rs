@@ -319,6 +319,7 @@ async fn a_client_that_keeps_using_an_ended_login_is_told_to_stop_and_a_new_logi
     }
     let wait = too_often_json(&proxy.ping(&tokens.access).await);
     too_often_json(&proxy.refresh(&tokens.client_id, &tokens.refresh).await);
+    too_often_json(&proxy.post_form("/revoke", &revocation).await);
     let new = proxy.login().await;
     proxy.ping(&new.access).await.expect(200);
     proxy.forward(Duration::from_secs(wait));

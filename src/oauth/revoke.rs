@@ -4,6 +4,7 @@ use tracing::info;
 
 use super::token::form;
 use super::{Answer, AuthorizationServer, Failure, Request};
+use crate::limit::Who;
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::family::Family;
 use crate::protocol::token::{Access, FamilyId, Refresh, Verified};
@@ -21,13 +22,17 @@ impl AuthorizationServer {
         let refresh = || Verified::<Refresh>::parse(keys, token).map(|token| token.claims);
         // RFC 7009 §2.2: an invalid token is answered as a revoked one.
         let Some(claims) = access.or_else(refresh) else { return Ok(Answer::Empty) };
+        self.parts.limits.ended_logins.check(&Who::Login(claims.family)).map_err(OAuthError::from)?;
         self.end(&claims.family, &client.id).await.map_err(OAuthError::unavailable)?;
         Ok(Answer::Empty)
     }
 
     /// Ends a family of this client, and the GitHub token with it when nothing else uses that.
     async fn end(&self, id: &FamilyId, client_id: &str) -> Result<(), StoreError> {
-        let Some(found) = self.parts.families.find(id).await? else { return Ok(()) };
+        let Some(found) = self.parts.families.find(id).await? else {
+            self.parts.limits.ended_logins.count(&Who::Login(*id));
+            return Ok(());
+        };
         let family = found.value;
         if family.client_id != client_id {
             return Ok(());

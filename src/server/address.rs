@@ -53,9 +53,9 @@ impl Proxies {
         }
         let mut client = Client { address: peer, standing: Standing::Proxy };
         let values = headers.get_all(FORWARDED_FOR).iter().rev();
-        let hops = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.rsplit(','));
-        for hop in hops {
-            let Some(address) = named(hop.trim()) else { return client };
+        // Byte for byte: what a stranger wrote first must not make the proxy's own word unreadable.
+        for hop in values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b',')) {
+            let Some(address) = named(hop) else { return client };
             client = Client { address, standing: Standing::Named };
             if !is_trusted(address) {
                 return client;
@@ -90,7 +90,8 @@ impl Proxies {
 }
 
 /// One hop of X-Forwarded-For; some proxies write the port too.
-fn named(hop: &str) -> Option<IpAddr> {
+fn named(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim();
     let address = hop.trim_matches(['[', ']']).parse::<IpAddr>().ok();
     let address = address.or_else(|| Some(hop.parse::<SocketAddr>().ok()?.ip()));
     address.map(|address| address.to_canonical())
@@ -124,7 +125,8 @@ mod tests {
     fn client_of(peer: &str, forwarded: &[&'static str], trusted: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for value in forwarded {
-            headers.append("x-forwarded-for", http::HeaderValue::from_static(value));
+            let value = http::HeaderValue::from_bytes(value.as_bytes()).expect("a value");
+            headers.append("x-forwarded-for", value);
         }
         let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().expect("a network")).collect();
         let proxies = Proxies::new(trusted, true);
@@ -142,6 +144,7 @@ mod tests {
         assert_eq!(client_of("10.0.0.1", &["1.1.1.1", "2001:db8::1"], &["10.0.0.0/8"]), "2001:db8::1");
         assert_eq!(client_of("10.0.0.1", &["1.1.1.1, garbage"], &["10.0.0.0/8"]), "10.0.0.1");
         assert_eq!(client_of("10.0.0.1", &[], &["10.0.0.0/8"]), "10.0.0.1");
+        assert_eq!(client_of("10.0.0.1", &["\u{ff}, 203.0.113.9"], &["10.0.0.0/8"]), "203.0.113.9");
         assert_eq!(client_of("10.0.0.1", &["203.0.113.9:50123"], &["10.0.0.0/8"]), "203.0.113.9");
         assert_eq!(client_of("10.0.0.1", &["[2001:db8::3]:443"], &["10.0.0.0/8"]), "2001:db8::3");
         assert_eq!(client_of("::ffff:10.0.0.1", &["[2001:db8::2]"], &["10.0.0.0/8"]), "2001:db8::2");

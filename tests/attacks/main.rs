@@ -8,6 +8,7 @@ mod frames;
 mod github;
 mod grants;
 mod http2;
+mod rates;
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;
