@@ -42,19 +42,19 @@ export class Client {
     return url.href;
   }
 
-  redemption(code) {
+  redemption(code, resource = MCP) {
     return new URLSearchParams({
       grant_type: 'authorization_code',
       client_id: this.id,
       redirect_uri: this.redirectUri,
       code_verifier: this.verifier,
-      resource: MCP,
+      resource,
       code,
     });
   }
 
-  async redeem(code) {
-    const answer = await fetch(`${PROXY}/token`, { method: 'POST', body: this.redemption(code) });
+  async redeem(code, resource) {
+    const answer = await fetch(`${PROXY}/token`, { method: 'POST', body: this.redemption(code, resource) });
     return { status: answer.status, ...(await answer.json()) };
   }
 
@@ -97,6 +97,18 @@ function messageIn(text) {
   const events = text.split('\n').filter((line) => line.startsWith('data:') && line.includes('{'));
   const last = events.length > 0 ? events.at(-1).slice('data:'.length) : text;
   return last.trim() === '' ? null : JSON.parse(last);
+}
+
+/** An MCP server that answers everything with a page of its own, and with headers that are not its business. */
+export async function hostileUpstream(page, headers = {}) {
+  const heard = [];
+  const server = createServer((request, response) => {
+    heard.push(request.headers);
+    response.writeHead(200, { 'Content-Type': 'text/html; charset=utf-8', ...headers });
+    response.end(page);
+  });
+  await new Promise((resolve) => server.listen(Number(process.env.HOSTILE_PORT), '127.0.0.1', resolve));
+  return { heard, close: () => (server.close(), server.closeAllConnections()) };
 }
 
 /** A web server of somebody else on this machine: pages by path, and the callback of a client. */

@@ -2,7 +2,7 @@
 // How the browser is watched: chrome.mjs; how a page must look: look.mjs; clients and other sites: client.mjs.
 
 import assert from 'node:assert/strict';
-import { Client, GITHUB, INITIALIZE, MCP, PROXY, Site } from './client.mjs';
+import { Client, GITHUB, INITIALIZE, MCP, PROXY, Site, hostileUpstream } from './client.mjs';
 import { Person, keep, intercept, launch, navigations } from './chrome.mjs';
 import { look, seen, tabThrough } from './look.mjs';
 
@@ -17,6 +17,7 @@ const aSecond = () => new Promise((resolve) => setTimeout(resolve, 1000));
 
 // --- logging in ------------------------------------------------------------------------------------------------------
 
+// CO-16
 test('login: consent, GitHub, back to a loopback client, token, tool', async ({ page, person, site }) => {
   const client = await Client.register('Claude Code (everything)', site.callback);
   const github = await keep(page, `${GITHUB}/login/*`);
@@ -56,6 +57,7 @@ test('login: by keyboard alone', async ({ page, site }) => {
   assert.equal((await site.arrived).state, client.state);
 });
 
+// CO-16
 test('login: an https client is reached by redirect, and redirects on', async ({ page, person }) => {
   const client = await Client.register('Web client', `${APP}/cb?tenant=7`);
   await intercept(page, `${APP}/*`, (url) =>
@@ -79,6 +81,7 @@ test('login: a configured client, another resource with a long address', async (
   await page.waitForURL(`${APP}/cb?*`);
 }, { sites: [APP] });
 
+// CO-16, AZ-08
 test('login: a custom scheme gets a button and no jump', async ({ page, person }) => {
   const redirect = 'cursor://anysphere.cursor-retrieval/oauth/user-mcp-server/callback';
   const client = await Client.register('Cursor', redirect);
@@ -133,6 +136,7 @@ test('login: in a popup, whose callback page speaks to the page that opened it',
 
 // --- saying no -------------------------------------------------------------------------------------------------------
 
+// CO-20
 test('deny: the client hears access_denied in spite of form-action', async ({ page, person, site }) => {
   const client = await Client.register('Unwanted client', site.callback);
   const back = await keep(page, `${site.callback}*`);
@@ -189,6 +193,7 @@ test('deny: a decision is made once, also by the back button', async ({ page, si
 
 // --- other tabs, other browsers, other pages ---------------------------------------------------------------------------
 
+// CO-14
 test('tabs: two logins finished in swapped order, each code to its own client', async ({ page, person, site, open }) => {
   const other = await open();
   const [one, two] = [await Client.register('First client', site.callback), await Client.register('Second client', other.callback)];
@@ -210,6 +215,7 @@ test('tabs: two logins finished in swapped order, each code to its own client', 
   assert.equal((await two.whoami(second.code)).login, 'octocat');
 });
 
+// CO-02
 test('another browser: the GitHub URL and the callback of a login are worth nothing there (CO-02)', async ({ page, site, sitDown }) => {
   const attacker = await Client.register('Attacker', site.callback);
   const [github, callback] = ['/login/*', '/github/callback*'].map((path, at) => `${[GITHUB, PROXY][at]}${path}`);
@@ -251,6 +257,7 @@ test('another browser: the GitHub URL and the callback of a login are worth noth
   assert.equal(site.callbacks, before, 'nothing is redirected');
 });
 
+// CO-06
 test('another site: a form there cannot decide, nor carry a stolen page', async ({ page, person, site, sitDown }) => {
   const client = await Client.register('Client', site.callback);
   await page.goto(client.authorizeUrl());
@@ -268,6 +275,7 @@ test('another site: a form there cannot decide, nor carry a stolen page', async 
   }
 }, { pages: { '/forge': '<form method="post"><input name="flow"><input name="decision" value="approve"></form>' } });
 
+// CO-15
 test('another site: our pages do not render in its frames', async ({ page, site }) => {
   const client = await Client.register('Framed client', site.callback);
   await page.goto(`${site.origin}/frame`);
@@ -285,6 +293,7 @@ test('another site: our pages do not render in its frames', async ({ page, site 
   await page.screenshot({ path: `${process.env.WORK}/framed.png` });
 }, { pages: { '/frame': '<h1>Win a prize</h1>' }, violations: true });
 
+// CO-17
 test('hostile name: is text on every page, asks for nothing, runs nothing', async ({ page, person, site }) => {
   const redirect = 'cursor://anysphere/cb';
   const names = {
@@ -314,6 +323,68 @@ test('hostile name: is text on every page, asks for nothing, runs nothing', asyn
   await aSecond();
   assert.deepEqual(person.asked.filter((url) => !url.startsWith(PROXY) && !url.startsWith('cursor:')), []);
 });
+
+// GT-23, GT-24: no browser sends a bearer token by itself; this one does, so that the page is seen at all.
+test('hostile upstream: a page of it can do nothing at our origin', async ({ page, person, site }) => {
+  const resource = `${PROXY}/hostile`;
+  const client = await Client.register('Careless client', site.callback);
+  const other = await Client.register('Other client', site.callback);
+  const upstream = await hostileUpstream(
+    `<!doctype html><title>before</title><meta http-equiv="refresh" content="0;url=${PROXY}/healthz?refreshed">
+     <link rel="stylesheet" href="/hostile-style"><img src="/consent?image"><iframe src="${other.authorizeUrl()}"></iframe>
+     <form method="post" action="/consent"><input name="flow" value="x"><button id="post">Claim your prize</button></form>
+     <a id="open" target="_blank" href="${PROXY}/healthz?popup">More</a>
+     <script>
+       document.title = 'ran'; alert(document.cookie); document.cookie = 'planted=1; path=/';
+       fetch('/consent', { method: 'POST', body: new URLSearchParams({ decision: 'approve' }) });
+       navigator.serviceWorker.register('/hostile', { scope: '/' }); document.forms[0].submit();
+     </script><script src="/hostile"></script><body onload="alert(1)"><svg onload="alert(2)"></svg></body>`,
+    {
+      'Set-Cookie': ['__Host-mcp-consent=planted; Secure; Path=/', 'mcp-consent=planted; Path=/', 'mcp-login=planted'],
+      'Service-Worker-Allowed': '/', 'Content-Security-Policy': "default-src * 'unsafe-inline'", 'Clear-Site-Data': '"*"',
+      'X-Content-Type-Options': 'none', Refresh: `0;url=${PROXY}/healthz?header`, 'Cache-Control': 'public, max-age=600',
+    },
+  );
+  try {
+    // A login on its way, whose form and cookie the page would like to have.
+    const pending = await person.page();
+    await pending.goto(other.authorizeUrl());
+    await page.goto(client.authorizeUrl({ resource }));
+    await person.logIn(page);
+    const { access_token: token } = await client.redeem((await site.arrived).code, resource);
+    const cookies = await person.context.cookies(PROXY);
+    // What the policy stops is announced as a request too, and never answered.
+    const answered = [];
+    page.on('response', (response) => answered.push(response.url()));
+    await page.setExtraHTTPHeaders({ Authorization: `Bearer ${token}` });
+    const answer = await page.goto(resource);
+    assert.equal(answer.status(), 200);
+    assert.ok(upstream.heard.at(-1)['x-github-token'], 'it is the upstream that answers');
+    const headers = answer.headers();
+    assert.equal(headers['content-security-policy'], "sandbox; default-src 'none'");
+    assert.equal(headers['x-content-type-options'], 'nosniff');
+    assert.equal(headers['cache-control'], 'no-store');
+    for (const gone of ['set-cookie', 'service-worker-allowed', 'clear-site-data', 'refresh']) assert.equal(headers[gone], undefined, gone);
+    await page.locator('#post').click();
+    await page.locator('#open').click();
+    await aSecond();
+    assert.equal(await page.title(), 'before', 'no script ran');
+    assert.equal(page.url(), resource, 'it leads nowhere');
+    assert.deepEqual(await person.context.cookies(PROXY), cookies, 'no cookie came, changed or went');
+    assert.equal(person.context.serviceWorkers().length, 0);
+    assert.deepEqual(answered.filter((url) => !url.endsWith('/favicon.ico')), [resource], 'nothing else was loaded');
+    // As a script, a style or a worker of ours it is no good either.
+    const front = await person.page();
+    await front.setExtraHTTPHeaders({ Authorization: `Bearer ${token}` });
+    await front.goto(`${PROXY}/`);
+    await assert.rejects(front.evaluate(() => navigator.serviceWorker.register('/hostile')));
+    // The login that was on its way goes on; GitHub knows the person by now.
+    await pending.getByRole('button', { name: /^Allow/ }).click();
+    await pending.waitForURL(`${site.callback}*`);
+  } finally {
+    upstream.close();
+  }
+}, { violations: true });
 
 // --- the other pages -----------------------------------------------------------------------------------------------------
 
