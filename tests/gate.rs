@@ -430,7 +430,7 @@ async fn forwarding_headers_change_no_url_of_ours() {
     }
 }
 
-// GT-15, PX-H10, TK-21
+// GT-15, GT-16, PX-H10, TK-21
 #[tokio::test(flavor = "multi_thread")]
 async fn ambiguous_paths_lead_nowhere() {
     let proxy = two().await;
