@@ -147,9 +147,8 @@ pub fn upstream_failure(failure: upstream::Failure) -> Response<Body> {
     let (status, code, text) = match failure {
         F::UnknownSession => (404, "unknown_session", "start a new session".to_owned()),
         F::BodyTooLarge(limit) => (413, "content_too_large", format!("the limit is {limit} bytes")),
-        F::BodyTooSlow | F::ClientGone => {
-            (408, "request_timeout", "the request body did not arrive in time".to_owned())
-        }
+        F::BodyBroken => (400, "invalid_request", "the request body is broken".to_owned()),
+        F::BodyTooSlow => (408, "request_timeout", "the request body did not arrive in time".to_owned()),
         F::Unreachable(_) => (502, "upstream_unreachable", "the MCP server cannot be reached".to_owned()),
         F::Broken(_) => (502, "upstream_failed", "the MCP server broke off before it answered".to_owned()),
         F::TooSlow(limit) => (

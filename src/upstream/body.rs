@@ -68,7 +68,7 @@ impl Body for RequestBody {
         let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
             return patience.poll_end(context).map(|()| Some(Err(TooSlow.into())));
         };
-        match frame.transpose()?.map(Frame::into_data) {
+        match frame.transpose().map_err(|_| Cut)?.map(Frame::into_data) {
             Some(Ok(data)) => {
                 patience.earn(data.len());
                 *left = left.checked_sub(data.len() as u64).ok_or(TooLarge)?;
@@ -129,6 +129,10 @@ pub struct TooLarge;
 #[derive(Debug, thiserror::Error)]
 #[error("the body did not arrive in time")]
 pub struct TooSlow;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the body broke off, or is none")]
+pub struct Cut;
 
 /// Whether sending failed for a reason of ours.
 pub fn is_caused_by<E: Error + 'static>(error: &hyper::Error) -> bool {

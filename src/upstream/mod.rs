@@ -29,7 +29,7 @@ use crate::clock::Clock;
 use crate::gate::Permit;
 use crate::seal::KeyRing;
 pub use body::{Answer, Broken};
-use body::{Lease, RequestBody, TooLarge, TooSlow, is_caused_by};
+use body::{Cut, Lease, RequestBody, TooLarge, TooSlow, is_caused_by};
 use pool::{Pool, SendError};
 pub use pool::{Target, TargetError};
 use session::Binding;
@@ -68,8 +68,8 @@ pub enum Failure {
     BodyTooLarge(u64),
     #[error("the request body did not arrive in time")]
     BodyTooSlow,
-    #[error("the client broke off")]
-    ClientGone,
+    #[error("the client broke off, or sent what is no body")]
+    BodyBroken,
     #[error("cannot connect: {0}")]
     Unreachable(String),
     #[error("the connection broke: {0}")]
@@ -149,7 +149,7 @@ impl Upstream {
         let whole = Limited::new(body, SMALL_BODY as usize).collect();
         match timeout(self.settings.body_timeout, whole).await {
             Ok(Ok(whole)) => Ok(RequestBody::whole(whole.to_bytes())),
-            Ok(Err(_)) => Err(Failure::ClientGone),
+            Ok(Err(_)) => Err(Failure::BodyBroken),
             Err(_) => Err(Failure::BodyTooSlow),
         }
     }
@@ -187,6 +187,8 @@ impl Upstream {
                 Err(Failure::BodyTooLarge(*max_body))
             }
             Ok(Err(SendError::Http(error))) if is_caused_by::<TooSlow>(&error) => Err(Failure::BodyTooSlow),
+            // Nobody up there is to blame, and no operator is to be woken.
+            Ok(Err(SendError::Http(error))) if is_caused_by::<Cut>(&error) => Err(Failure::BodyBroken),
             Ok(Err(SendError::Http(error))) => Err(Failure::Broken(error.to_string())),
             Err(_) => Err(Failure::TooSlow(*response_timeout)),
         }
