@@ -15,7 +15,7 @@ pub fn config(data: &[u8]) {
     let outcome = Config::parse(&text, &environment);
     let secrets = secrets(&text);
     silent(&outcome, &secrets);
-    if !text.contains('\n') && !text.contains("${") {
+    if !text.contains(['\n', '\r']) && !text.contains("${") {
         spliced(&text);
     }
 }

@@ -66,7 +66,7 @@ fn expected(stream: &[u8]) -> Result<Vec<u8>, Cut> {
         let (names, data) = (values(b"event"), values(b"data"));
         if !data.is_empty() {
             return match names.last().is_some_and(|name| *name == b"endpoint") {
-                true => replaced(&lines, begin..begin + length, &data),
+                true => replaced(stream, begin..begin + length, &data),
                 false => Ok(stream.to_vec()),
             };
         }
@@ -76,10 +76,10 @@ fn expected(stream: &[u8]) -> Result<Vec<u8>, Cut> {
 }
 
 /// The stream with the data of one block replaced by what our endpoint is.
-fn replaced(lines: &[Line<'_>], block: std::ops::Range<usize>, data: &[&[u8]]) -> Result<Vec<u8>, Cut> {
+fn replaced(stream: &[u8], block: std::ops::Range<usize>, data: &[&[u8]]) -> Result<Vec<u8>, Cut> {
     let uri = String::from_utf8_lossy(&data.join(&b'\n')).into_owned();
     let ours = endpoints().rewrite(&uri).ok_or(Cut::ForeignEndpoint)?;
-    let (mut out, mut said) = (Vec::new(), false);
+    let (mut out, mut said, lines) = (Vec::new(), false, lines(stream));
     for (number, line) in lines.iter().enumerate() {
         if !block.contains(&number) || line.field() != b"data" {
             out.extend_from_slice(line.text);
@@ -93,6 +93,8 @@ fn replaced(lines: &[Line<'_>], block: std::ops::Range<usize>, data: &[&[u8]]) -
             out.extend_from_slice(line.end);
         }
     }
+    let ended: usize = lines.iter().map(|line| line.text.len() + line.end.len()).sum();
+    out.extend_from_slice(&stream[ended..]);
     Ok(out)
 }
 
