@@ -157,12 +157,13 @@ async fn serve(
     let _ = stream.set_nodelay(true);
     let (head_timeout, told) = (server.bounds.head_timeout, seat.told_to_leave());
     match &server.tls {
+        // Boxed: a connection lasts for hours, and should not hold the room of what it was before, or could have been.
         Some(tls) => {
             let opened = tokio::select! {
-                opened = timeout(head_timeout, secure::open(stream, tls, &server.issuer)) => opened,
+                opened = Box::pin(timeout(head_timeout, secure::open(stream, tls, &server.issuer))) => opened,
                 () = told => return,
             };
-            serve_opened(opened, peer, seat, server.clone(), drain).await;
+            Box::pin(serve_opened(opened, peer, seat, server.clone(), drain)).await;
         }
         None => {
             let opened = tokio::select! {

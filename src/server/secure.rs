@@ -15,13 +15,16 @@ use super::sniff::{Opened, Sniffed, sniff};
 use crate::protocol::issuer::Issuer;
 use crate::tls::{HTTP2, Shown};
 
+/// A connection on which TLS is up; large, so it is moved by its address only.
+pub type Secure = Box<TlsStream<TcpStream>>;
+
 /// A connection on which TLS is up, and whether HTTP/2 is spoken on it. `None`: it left, or spoke plain HTTP and
 /// was told so.
-pub async fn open(stream: TcpStream, tls: &Shown, issuer: &Issuer) -> Opened<TlsStream<TcpStream>> {
+pub async fn open(stream: TcpStream, tls: &Shown, issuer: &Issuer) -> Opened<Secure> {
     let Ok(shaken) = timeout(tls.handshake(), shake(stream, tls, issuer)).await else {
         return Err(io::ErrorKind::TimedOut.into());
     };
-    let Some(stream) = shaken? else { return Ok(None) };
+    let Some(stream) = shaken?.map(Box::new) else { return Ok(None) };
     match stream.get_ref().1.alpn_protocol() {
         Some(protocol) => {
             let is_http2 = protocol == HTTP2;
