@@ -260,7 +260,7 @@ async fn addresses_without_number_take_no_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_proxy_that_nobody_declared_locks_nobody_out_and_is_told_of_once() {
+async fn a_proxy_that_nobody_declared_has_room_for_several_and_is_told_of_once() {
     let rig = Rig::with(Setup { extra: "limits: {register: 3/1m}".to_owned(), ..Setup::default() }).await;
     let mut line = Line::to(&rig);
     for number in 0..20 {
