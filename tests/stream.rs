@@ -355,6 +355,45 @@ async fn event_ids_pass_and_compressed_answers_pass_byte_for_byte() {
     drop(body);
 }
 
+// UP-11: what says that nothing was done to the events hides none. UP-12: `Content-Encoding` that is not true.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coding_that_is_none_hides_no_endpoint_and_a_false_one_passes_as_it_is() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    for coding in ["identity", "Identity", " identity ", ""] {
+        let mut fed = streams_with(&proxy, move |mut response| {
+            response.headers_mut().insert("content-encoding", HeaderValue::from_static(coding));
+            response
+        });
+        let (_, mut body) = open(&proxy, &tokens, Method::GET).await;
+        let feed = fed.recv().await.unwrap();
+        say(&feed, "event: endpoint\ndata: http://evil.test/m?s=1\n\n");
+        assert!(
+            soon(plain::next(&mut body)).await.unwrap().is_err(),
+            "{coding:?}: a foreign endpoint is cut"
+        );
+        let (_, mut body) = open(&proxy, &tokens, Method::GET).await;
+        let feed = fed.recv().await.unwrap();
+        say(&feed, "event: endpoint\ndata: /messages?s=1\n\n");
+        let event = text(soon(plain::next(&mut body)).await);
+        assert!(event.starts_with("event: endpoint\ndata: /mcp?endpoint="), "{coding:?}: {event}");
+    }
+    for coding in ["gzip", "br", "zstd, gzip", "nonsense"] {
+        let mut fed = streams_with(&proxy, move |mut response| {
+            response.headers_mut().insert("content-encoding", HeaderValue::from_static(coding));
+            response.headers_mut().insert("content-type", HeaderValue::from_static("application/json"));
+            response
+        });
+        let (head, mut body) = open(&proxy, &tokens, Method::POST).await;
+        assert_eq!(head.headers["content-encoding"], coding);
+        let feed = fed.recv().await.unwrap();
+        say(&feed, "{}");
+        assert_eq!(text(soon(plain::next(&mut body)).await), "{}");
+        drop(feed);
+        assert!(soon(plain::next(&mut body)).await.is_none(), "{coding}: a clean end");
+    }
+}
+
 // PX-S5
 #[tokio::test(flavor = "multi_thread")]
 async fn many_streams_of_one_person_do_not_mix() {

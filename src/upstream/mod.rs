@@ -273,11 +273,18 @@ fn is_access_token(pair: &str) -> bool {
 fn is_plain_sse(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    if kind.eq_ignore_ascii_case("text/event-stream") && headers.contains_key(header::CONTENT_ENCODING) {
+    let is_sse = kind.eq_ignore_ascii_case("text/event-stream");
+    if is_sse && headers.get_all(header::CONTENT_ENCODING).iter().any(is_coding) {
         warn!("the upstream compresses an event stream: no keep-alive comments, no endpoint rewriting");
         return false;
     }
-    kind.eq_ignore_ascii_case("text/event-stream")
+    is_sse
+}
+
+/// RFC 9110 §8.4.1: `identity` does not belong there, and says that nothing was done.
+fn is_coding(value: &HeaderValue) -> bool {
+    let value = value.as_bytes().trim_ascii();
+    !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
 }
 
 /// How the rewritten endpoint of the 2024-11-05 transport is spelt.

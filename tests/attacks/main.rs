@@ -3,6 +3,7 @@
 //! Every test carries the ids of the rows of the catalogue (`tests/catalogue/rows.md`) that it holds; the table of
 //! `docs/security.md` is made from them.
 
+mod answers;
 mod flood;
 mod frames;
 mod github;
