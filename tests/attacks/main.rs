@@ -14,4 +14,5 @@ mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod upstream;
 mod wire;
