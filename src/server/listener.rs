@@ -257,7 +257,8 @@ where
     let seat = &seat;
     let service = service_fn(move |request| {
         let (server, open) = (server.clone(), seat.watched_request());
-        async move { Ok::<_, Infallible>(answered(server, peer, request, open).await) }
+        // Boxed, so that a stream whose answer is on its way, or waits for its client, is no larger than that.
+        Box::pin(async move { Ok::<_, Infallible>(answered(server, peer, request, open).await) })
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder

@@ -359,6 +359,63 @@ async fn nothing_is_upgraded() {
     rig.verify().await;
 }
 
+// DS-08: the whole mix at once, for seconds here and for minutes by hand.
+async fn mixed(rounds: usize) {
+    let mut rig = limited("head_timeout: 2s, body_timeout: 2s, write_timeout: 2s").await;
+    rig.expect_memory(128 << 10);
+    let tokens = rig.login().await;
+    let before = rig.vitals().rss_kib;
+    let mut most = before;
+    for _ in 0..rounds {
+        let mut held = Vec::new();
+        for number in 0..200u32 {
+            let mut stream = TcpStream::connect(rig.proxy.address()).await.expect("connects");
+            let opening: Vec<u8> = match number % 4 {
+                0 => b"GET /mcp HTTP/1.1\r\nHost: p.test\r\nX: ".to_vec(),
+                1 => b"POST /token HTTP/1.1\r\nHost: p.test\r\nContent-Length: 60000\r\n\r\na=".to_vec(),
+                2 => [b"GET /mcp HTTP/1.1\r\nX: ".to_vec(), vec![b'a'; 40_000]].concat(),
+                _ => [
+                    PREFACE.to_vec(),
+                    frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]),
+                    (0..100)
+                        .flat_map(|n| frame(HEADERS, END_HEADERS | END_STREAM, n * 2 + 1, &get()))
+                        .collect(),
+                ]
+                .concat(),
+            };
+            let _ = stream.write_all(&opening).await;
+            held.push(stream);
+        }
+        let reset = |id: u32| {
+            let first = frame(HEADERS, END_HEADERS | END_STREAM, id, &get());
+            [first, frame(RST_STREAM, 0, id, &8u32.to_be_bytes())].concat()
+        };
+        for _ in 0..5 {
+            assert!(flood(&rig, 20_000, reset).await.closed);
+            rig.proxy.ping(&tokens.access).await.expect(200);
+            most = most.max(rig.vitals().rss_kib);
+        }
+    }
+    println!("{rounds} rounds: {before} KiB, at most {most} KiB");
+    assert!(most < 256 << 10, "{before} KiB became {most} KiB");
+    // A round sends some 20 MiB; what is held of it is let go before the next ones add to it.
+    assert!(most < before + (160 << 10), "{before} KiB became {most} KiB");
+    rig.verify().await;
+}
+
+// DS-08
+#[tokio::test(flavor = "multi_thread")]
+async fn all_floods_at_once_stay_within_256_mib() {
+    mixed(1).await;
+}
+
+// DS-08
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: cargo test --release --test attacks -- --ignored all_floods --nocapture"]
+async fn all_floods_at_once_stay_within_256_mib_for_minutes() {
+    mixed(300).await;
+}
+
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::rig::Rig;
@@ -230,7 +230,10 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
         ("PUT /register HTTP/1.1", "Host: p.test", 405),
     ] {
         for _ in 0..5 {
-            let mut stream = TcpStream::connect(rig.proxy.address()).await.expect("connects");
+            // So small that it is still sending when it is judged.
+            let socket = TcpSocket::new_v4().expect("a socket");
+            socket.set_send_buffer_size(16 << 10).expect("set");
+            let mut stream = socket.connect(rig.proxy.address()).await.expect("connects");
             let head = format!("{line}\r\n{headers}\r\nContent-Length: {}\r\n\r\n", body.len());
             stream.write_all(head.as_bytes()).await.expect("writes");
             stream.write_all(&body).await.unwrap_or_else(|error| panic!("{line} {headers}: {error}"));
