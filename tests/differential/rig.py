@@ -38,6 +38,11 @@ class Message:
         return f"<{self.method} {self.target} {self.body[:80]!r}>"
 
 
+def lives_on(head):
+    """HTTP/1.0 has no kept connections to h11, but it has (RFC 9112 §9.3)."""
+    return head.http_version == b"1.0" and dict(head.headers).get(b"connection", b"").lower() == b"keep-alive"
+
+
 def read_by_h11(data):
     """The whole messages in these bytes, and why there are no more: None at a clean end."""
     messages = []
@@ -60,7 +65,7 @@ def read_by_h11(data):
             return messages, str(error)
         headers = [(name.decode(), value.decode("latin-1")) for name, value in head.headers]
         messages.append(Message(head.method.decode(), head.target.decode("latin-1"), headers, body))
-        if connection.their_state is h11.MUST_CLOSE:
+        if connection.their_state is h11.MUST_CLOSE and not lives_on(head):
             # What follows is nobody's.
             return messages, None
         data = connection.trailing_data[0]
@@ -90,7 +95,7 @@ def read_answers(data, method="POST"):
             return answers, str(error)
         answers.append((head.status_code, dict(head.headers), body))
         data = connection.trailing_data[0]
-        if data and connection.their_state is h11.MUST_CLOSE:
+        if data and connection.their_state is h11.MUST_CLOSE and not lives_on(head):
             return answers, f"{data[:80]!r} after the end"
     return answers, None
 
