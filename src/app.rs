@@ -298,7 +298,7 @@ fn documents(
         allow_hosts: config.client_metadata.allow_hosts.clone(),
         authorities: config.client_metadata.authorities.clone(),
         allow_private_addresses: config.client_metadata.allow_private_addresses,
-        own_authority: config.issuer.authority().to_owned(),
+        own: (config.issuer.host().to_owned(), config.issuer.port()),
     };
     config.client_metadata.enabled.then(|| Fetcher::new(settings, clock.clone(), limits.clone())).transpose()
 }

@@ -45,6 +45,10 @@ impl AuthorizationServer {
             Failure::displayed("This login link is broken", "It does not say which client it is from.")
         })?;
         self.client(id, source).await.map_err(|reason| {
+            let (status, code) = match reason {
+                NoClient::Document(DocumentError::Busy) => (503, Code::TemporarilyUnavailable),
+                _ => (400, Code::InvalidClient),
+            };
             let text = match reason {
                 NoClient::Document(DocumentError::TooOften(limited)) => return limited.into(),
                 NoClient::Unknown => {
@@ -53,13 +57,7 @@ impl AuthorizationServer {
                 }
                 NoClient::Document(error) => format!("The client cannot be verified: {error}."),
             };
-            Failure::Displayed {
-                status: 400,
-                code: Code::InvalidClient,
-                title: "Unknown client",
-                text,
-                cause: None,
-            }
+            Failure::Displayed { status, code, title: "Unknown client", text, cause: None }
         })
     }
 

@@ -1,20 +1,22 @@
 //! Client ID Metadata Documents: a client whose id is the https URL of its metadata.
 //!
-//! The URL is a stranger's, so the fetch is made SSRF-safe: https only, public addresses only (checked on the
-//! addresses that are connected to), no redirects, no proxies, 5 KiB, 5 s; errors are never kept.
+//! The URL is a stranger's, so the fetch is made SSRF-safe: https on port 443 only, public addresses only (checked on
+//! the addresses that are connected to), no redirects, no proxies, 5 KiB, 5 s, few at a time for each asker and each
+//! host; errors are never kept.
 //! draft-ietf-oauth-client-id-metadata-document §2, §4, §6.5, §6.6.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{StatusCode, header};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use tokio::sync::Semaphore;
 use url::{Host, Url};
 
-use super::public::{Public, is_public};
+use super::places::{Full, Places};
+use super::public::{PLACE, Public, is_public};
 use crate::clock::{Clock, Time};
 use crate::limit::{Limited, Limiters, Source, Who};
 use crate::protocol::client::{AuthMethod, Client, Origin, display_name};
@@ -28,10 +30,10 @@ pub struct Settings {
     pub allow_hosts: Vec<String>,
     /// Who may vouch for their hosts, beside the machine's own authorities.
     pub authorities: Authorities,
-    /// For tests and closed networks only.
+    /// For tests and closed networks only; also lets ports be other than 443 and names be short.
     pub allow_private_addresses: bool,
-    /// Our own `host[:port]`: no client lives there.
-    pub own_authority: String,
+    /// Our own host and port: no client lives there.
+    pub own: (String, u16),
 }
 
 /// Fetches and keeps documents.
@@ -39,6 +41,7 @@ pub struct Fetcher {
     settings: Settings,
     clock: Clock,
     client: reqwest::Client,
+    places: Arc<Places>,
     // Concurrent requests for one URL share one fetch.
     kept: moka::future::Cache<String, Kept>,
     // Documents that were good lately, for when there is no room for another look.
@@ -59,12 +62,23 @@ pub enum DocumentError {
     Url,
     #[error("this server does not accept clients published by {0}")]
     Host(String),
+    #[error("this server does not accept clients published on other ports than 443")]
+    Port,
     #[error("its metadata document could not be fetched ({0})")]
     Fetch(&'static str),
     #[error("its metadata document is not usable: {0}")]
     Content(&'static str),
     #[error("too many metadata documents were asked for")]
     TooOften(Limited),
+    #[error("too many metadata documents are being fetched; try again in a few seconds")]
+    Busy,
+}
+
+impl DocumentError {
+    /// Whether it says nothing about the document.
+    fn is_for_later(&self) -> bool {
+        matches!(self, DocumentError::TooOften(_) | DocumentError::Busy)
+    }
 }
 
 #[derive(Deserialize)]
@@ -92,14 +106,12 @@ impl Fetcher {
             .timeout(TIMEOUT)
             .pool_max_idle_per_host(0)
             .user_agent(crate::github::USER_AGENT)
-            .dns_resolver(Arc::new(Public {
-                allow_private: settings.allow_private_addresses,
-                lookups: Arc::new(Semaphore::new(MAX_LOOKUPS)),
-            }));
+            .dns_resolver(Arc::new(Public { allow_private: settings.allow_private_addresses }));
         let builder = builder.tls_certs_merge(settings.authorities.for_reqwest()?);
         let kept = moka::future::Cache::builder().max_capacity(MAX_KEPT).time_to_live(MAX_AGE).build();
         let good = moka::sync::Cache::builder().max_capacity(MAX_KEPT).time_to_live(MAX_AGE).build();
-        Ok(Fetcher { settings, clock, client: builder.build()?, kept, good, limits })
+        let (client, places) = (builder.build()?, Arc::default());
+        Ok(Fetcher { settings, clock, client, places, kept, good, limits })
     }
 
     /// The client whose id is this URL; `source` asks.
@@ -117,8 +129,24 @@ impl Fetcher {
                 (Err(limited), None) => return Err(DocumentError::TooOften(limited)),
             }
         }
-        let fetched = self.kept.try_get_with(id.to_owned(), self.counted(id, url, source)).await;
-        fetched.map(|kept| (*kept.client).clone()).map_err(|error| (*error).clone())
+        loop {
+            let own = AtomicBool::new(false);
+            let fetch = async {
+                own.store(true, Ordering::Relaxed);
+                self.in_turn(id, url.clone(), source).await
+            };
+            let fetched = self.kept.try_get_with(id.to_owned(), fetch).await;
+            return match fetched.map_err(|error| (*error).clone()) {
+                Ok(kept) => Ok((*kept.client).clone()),
+                // Somebody else was the first to ask, and had no place: that is his trouble.
+                Err(error) if error.is_for_later() && !own.into_inner() => continue,
+                // A client that was good needs no place.
+                Err(error) if error.is_for_later() => {
+                    self.good.get(id).map(|good| (*good).clone()).ok_or(error)
+                }
+                Err(error) => Err(error),
+            };
+        }
     }
 
     /// Strangers choose the URLs: they must not make us a tool against the hosts. One that was good is asked
@@ -132,7 +160,16 @@ impl Fetcher {
         fetches.check(&Who::Host(url.host_str().unwrap_or_default()))
     }
 
-    /// The fetch that others wait for.
+    /// The fetch that others wait for, if there is a place for it.
+    async fn in_turn(&self, id: &str, url: Url, source: Source) -> Result<Kept, DocumentError> {
+        let place =
+            self.places.take(source, url.host_str().unwrap_or_default()).map_err(|full| match full {
+                Full::Asker => DocumentError::TooOften(Limited { retry_after: SOON }),
+                Full::Everybody => DocumentError::Busy,
+            })?;
+        PLACE.scope(Arc::new(place), self.counted(id, url, source)).await
+    }
+
     async fn counted(&self, id: &str, url: Url, source: Source) -> Result<Kept, DocumentError> {
         let fetches = &self.limits.metadata_fetches;
         if self.good.contains_key(id) {
@@ -159,17 +196,25 @@ impl Fetcher {
             return Err(DocumentError::Url);
         }
         let host = url.host_str().unwrap_or_default().to_owned();
-        let own = url.origin().ascii_serialization() == format!("https://{}", self.settings.own_authority);
         let listed = self.settings.allow_hosts.is_empty() || self.settings.allow_hosts.contains(&host);
         let address = match url.host() {
             Some(Host::Ipv4(address)) => Some(IpAddr::V4(address)),
             Some(Host::Ipv6(address)) => Some(IpAddr::V6(address)),
             _ => None,
         };
-        let special =
-            address.is_some_and(|address| !is_public(address)) || host == "localhost" || host.ends_with('.');
-        match own || !listed || (special && !self.settings.allow_private_addresses) {
-            true => Err(DocumentError::Host(host)),
+        let special = match address {
+            Some(address) => !is_public(address),
+            None => is_special_name(&host),
+        };
+        let anything_goes = self.settings.allow_private_addresses;
+        let (own_host, own_port) = &self.settings.own;
+        let own = host == *own_host && (!anything_goes || url.port_or_known_default() == Some(*own_port));
+        if own || !listed || host.ends_with('.') || (special && !anything_goes) {
+            return Err(DocumentError::Host(host));
+        }
+        // Whatever listens elsewhere (mail, shells) does not expect what a stranger makes us say.
+        match url.port().is_some() && !anything_goes {
+            true => Err(DocumentError::Port),
             false => Ok(url),
         }
     }
@@ -196,6 +241,14 @@ impl Fetcher {
         let client = Arc::new(client(id, host, &body)?);
         Ok(Kept { client, until })
     }
+}
+
+/// Names that only a machine or its own network knows (RFC 6761, RFC 6762, RFC 8375), and relative ones.
+fn is_special_name(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    !host.contains('.')
+        || ["", "localhost", "local", "internal"].contains(&last)
+        || host.ends_with(".home.arpa")
 }
 
 /// Reads the document of the client whose id is its URL.
@@ -261,8 +314,8 @@ fn kind(error: &reqwest::Error) -> &'static str {
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_DOCUMENT: usize = 5 << 10;
-/// Name look-ups at one time.
-const MAX_LOOKUPS: usize = 32;
+/// Seconds; a fetch is over by then.
+const SOON: u64 = 5;
 const MAX_URL: usize = 1024;
 const MAX_URIS: usize = 32;
 const MAX_KEPT: u64 = 4_096;
@@ -282,7 +335,7 @@ mod tests {
             allow_hosts: vec![],
             authorities: Authorities::default(),
             allow_private_addresses: false,
-            own_authority: "p.test".into(),
+            own: ("p.test".into(), 443),
         };
         let _ = rustls::crypto::ring::default_provider().install_default();
         let clock = ManualClock::new(1).clock();
@@ -308,7 +361,15 @@ mod tests {
             "https://[::1]/c",
             "https://10.0.0.1/c",
             "https://localhost/c",
+            "https://intranet/c",
+            "https://a.localhost/c",
+            "https://printer.local/c",
+            "https://metadata.google.internal/c",
+            "https://router.home.arpa/c",
+            "https://a.example:8443/c",
+            "https://a.example:22/c",
             "https://p.test/c",
+            "https://p.test:8443/c",
             "https://a.example./c",
             "https://[::ffff:127.0.0.1]/c",
         ] {

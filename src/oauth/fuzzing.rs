@@ -101,7 +101,7 @@ fn vetted(id: &str) {
             allow_hosts: Vec::new(),
             authorities: Authorities::default(),
             allow_private_addresses: false,
-            own_authority: "p.test".to_owned(),
+            own: ("p.test".to_owned(), 443),
         };
         Fetcher::new(settings, world().clock.clone(), world().limits.clone()).expect("a client")
     });

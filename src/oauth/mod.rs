@@ -15,6 +15,7 @@ mod flow;
 pub(crate) mod fuzzing;
 mod metadata;
 pub mod pages;
+mod places;
 mod public;
 mod refresh_grant;
 mod register;

@@ -1,29 +1,39 @@
 //! Which addresses a fetch that a stranger asked for may reach. RFC 6890.
+//!
+//! Names are looked up as they are, without the machine's search domains and its hosts file: what only this machine
+//! would find is not public.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::Semaphore;
+
+use super::places::Place;
 
 /// Resolves to public addresses only; what comes out is what is connected to, so a second answer of the name
 /// server changes nothing.
 pub(super) struct Public {
     pub(super) allow_private: bool,
-    pub(super) lookups: Arc<Semaphore>,
+}
+
+tokio::task_local! {
+    /// Where a fetch counts. A look-up occupies a thread until the name server answers, however soon its asker gives
+    /// up: it keeps the place as long.
+    pub(super) static PLACE: Arc<Place>;
 }
 
 impl Resolve for Public {
     fn resolve(&self, name: Name) -> Resolving {
         let allow_private = self.allow_private;
-        let permit = self.lookups.clone().try_acquire_owned();
+        let place = PLACE.try_with(Arc::clone);
         Box::pin(async move {
-            // A look-up occupies a thread until the name server answers, however soon its asker gives up: the
-            // permit goes with it, so that strangers' slow names leave threads for everybody else.
-            let permit = permit.map_err(|_| "too many look-ups at once")?;
+            let place = place.map_err(|_| "a look-up that counts nowhere")?;
             let found = tokio::spawn(async move {
-                let found = tokio::net::lookup_host((name.as_str(), 0)).await;
-                drop(permit);
+                // RFC 1034 §3.1: a name that ends in a dot is complete.
+                let absolute = if allow_private { "" } else { "." };
+                let name = format!("{}{absolute}", name.as_str());
+                let found = tokio::net::lookup_host((name, 0)).await;
+                drop(place);
                 found.map(Iterator::collect::<Vec<_>>)
             });
             let found = found.await??.into_iter();
@@ -65,7 +75,12 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, ..] = address.segments();
+    let [a, b, c, d, e, f, g, h] = address.segments();
+    if [a, b, c, d, e, f] == NAT64 {
+        // RFC 6052: an IPv4 address, for machines that have none of their own.
+        let ([g, h], [i, j]) = (g.to_be_bytes(), h.to_be_bytes());
+        return is_public_v4(Ipv4Addr::new(g, h, i, j));
+    }
     let global_unicast = a & 0xe000 == 0x2000;
     // Teredo and protocol assignments, documentation, 6to4 (which hides an IPv4 address).
     let special = match (a, b) {
@@ -77,13 +92,15 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     global_unicast && !special
 }
 
+const NAT64: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_public_addresses_are_public() {
-        for address in ["1.1.1.1", "140.82.121.4", "2606:4700::1111", "::ffff:1.1.1.1"] {
+        for address in ["1.1.1.1", "140.82.121.4", "2606:4700::1111", "::ffff:1.1.1.1", "64:ff9b::1.1.1.1"] {
             assert!(is_public(address.parse().expect("an address")), "{address}");
         }
         for address in [
@@ -109,6 +126,9 @@ mod tests {
             "::ffff:127.0.0.1",
             "::127.0.0.1",
             "64:ff9b::7f00:1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::1.1.1.1",
+            "64:ff9b::1:101:101",
             "2001:db8::1",
             "2002:7f00:1::",
             "2001::1",

@@ -187,7 +187,7 @@ pub fn answer(answer: Answer) -> Response<Body> {
 pub fn failure(failure: Failure, wants_json: bool) -> Response<Body> {
     match failure {
         Failure::Displayed { status, code, text, cause, .. } if wants_json => {
-            because(error(status, code.as_str(), &text, None), code.as_str(), cause)
+            because(error(status, code.as_str(), &text, retry_after(status)), code.as_str(), cause)
         }
         Failure::Offered { error: failed, .. } if wants_json => because(
             error(400, failed.code.as_str(), &failed.public, None),
@@ -197,7 +197,11 @@ pub fn failure(failure: Failure, wants_json: bool) -> Response<Body> {
         Failure::Displayed { status, code, title, text, cause } => {
             let hint = "You can close this page.";
             let html = pages::render(&pages::Problem { title, text: &text, hint });
-            because(page(status, html, None), code.as_str(), cause)
+            let mut response = page(status, html, None);
+            if let Some(seconds) = retry_after(status) {
+                response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+            }
+            because(response, code.as_str(), cause)
         }
         Failure::Redirected { error, location } => {
             because(redirect(&location), error.code.as_str(), error.cause)
@@ -219,6 +223,11 @@ fn too_often_page(retry_after: u64) -> Response<Body> {
     let mut response = page(429, pages::render(&pages::Problem { title, text: &text, hint }), None);
     response.headers_mut().insert(header::RETRY_AFTER, retry_after.into());
     because(response, Code::TooManyRequests.as_str(), None)
+}
+
+/// What is told with a status that means "not now".
+fn retry_after(status: u16) -> Option<u64> {
+    [429, 503].contains(&status).then_some(5)
 }
 
 /// A page that tells what went wrong and leaves going back to the person.

@@ -4,11 +4,13 @@
 //! `docs/security.md` is made from them.
 
 mod answers;
+mod alone;
 mod flood;
 mod frames;
 mod github;
 mod grants;
 mod http2;
+mod metadata;
 mod rates;
 mod rig;
 #[path = "../support/mod.rs"]

@@ -30,6 +30,8 @@ pub struct Rig {
 #[derive(Clone, Copy, Debug)]
 pub struct Vitals {
     pub rss_kib: u64,
+    /// The most it ever had.
+    pub peak_kib: u64,
     pub descriptors: usize,
 }
 
@@ -52,7 +54,7 @@ impl Rig {
             ("the key", key),
             ("the verifier", VERIFIER.to_owned()),
         ];
-        let before = Vitals { rss_kib: 0, descriptors: 0 };
+        let before = Vitals { rss_kib: 0, peak_kib: 0, descriptors: 0 };
         let mut rig =
             Rig { proxy, program, dir, canaries, expected: Vec::new(), before, spare_kib: SPARE_KIB };
         // Once through everything, so that what is built at first use is not held against the case.
@@ -119,10 +121,13 @@ impl Rig {
     pub fn vitals(&self) -> Vitals {
         let process = format!("/proc/{}", self.program.pid());
         let status = fs::read_to_string(format!("{process}/status")).expect("it runs");
-        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS is there");
-        let rss_kib = rss.trim().trim_end_matches(" kB").parse().expect("a number");
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("it is there");
+            line.trim().trim_end_matches(" kB").parse().expect("a number")
+        };
+        let (rss_kib, peak_kib) = (kib("VmRSS:"), kib("VmHWM:"));
         let descriptors = fs::read_dir(format!("{process}/fd")).expect("it runs").count();
-        Vitals { rss_kib, descriptors }
+        Vitals { rss_kib, peak_kib, descriptors }
     }
 
     /// The oracles: the same process serves somebody else as before, said nothing it must not say, and gave back

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -16,12 +17,15 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
-use super::tls::Authority;
+use super::tls::{Authority, Pair};
 use super::upstream::Body;
 
 type Script = Arc<dyn Fn() -> Response<Body> + Send + Sync>;
@@ -29,6 +33,7 @@ type Script = Arc<dyn Fn() -> Response<Body> + Send + Sync>;
 /// A running host.
 pub struct Documents {
     address: SocketAddr,
+    name: String,
     authority: Authority,
     shared: Arc<Shared>,
     task: JoinHandle<()>,
@@ -36,6 +41,8 @@ pub struct Documents {
 
 struct Shared {
     published: Mutex<BTreeMap<String, Script>>,
+    speech: Mutex<Option<Speech>>,
+    names: Mutex<Vec<String>>,
     heard: Mutex<Vec<(String, HeaderMap)>>,
     connections: AtomicUsize,
     arrivals: watch::Sender<usize>,
@@ -50,19 +57,27 @@ impl Documents {
 
     /// With a certificate for other names.
     pub async fn named(names: &[&str]) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let (authority, address) = (Authority::new(), SocketAddr::from(([127, 0, 0, 1], 0)));
+        let pair = authority.pair(names);
+        Self::at(address, "localhost", authority, &pair).await
+    }
+
+    /// At an address, under a name, showing a certificate.
+    pub async fn at(address: SocketAddr, name: &str, authority: Authority, shown: &Pair) -> Self {
+        let listener = listener(address);
         let address = listener.local_addr().expect("bound");
-        let authority = Authority::new();
-        let acceptor = TlsAcceptor::from(authority.pair(names).server());
+        let acceptor = TlsAcceptor::from(shown.server());
         let shared = Arc::new(Shared {
             published: Mutex::default(),
+            speech: Mutex::default(),
+            names: Mutex::default(),
             heard: Mutex::default(),
             connections: AtomicUsize::new(0),
             arrivals: watch::Sender::new(0),
             open: watch::Sender::new(true),
         });
         let task = tokio::spawn(accept(listener, acceptor, shared.clone()));
-        Documents { address, authority, shared, task }
+        Documents { address, name: name.to_owned(), authority, shared, task }
     }
 
     /// Writes the authority's certificate into a folder and returns the file.
@@ -72,7 +87,25 @@ impl Documents {
 
     /// The URL of a path, which is what a client_id is.
     pub fn url(&self, path: &str) -> String {
-        format!("https://localhost:{}{path}", self.address.port())
+        match self.address.port() {
+            443 => format!("https://{}{path}", self.name),
+            port => format!("https://{}:{port}{path}", self.name),
+        }
+    }
+
+    /// From now on every request is answered with these bytes.
+    pub fn speak(&self, speech: Speech) {
+        *lock(&self.shared.speech) = Some(speech);
+    }
+
+    /// The server names that were asked for (RFC 6066 §3), in order; empty where there was none.
+    pub fn names(&self) -> Vec<String> {
+        lock(&self.shared.names).clone()
+    }
+
+    /// Every path that was asked for.
+    pub fn paths(&self) -> Vec<String> {
+        lock(&self.shared.heard).iter().map(|(path, _)| path.clone()).collect()
     }
 
     /// From now on a path answers like this.
@@ -138,6 +171,17 @@ pub fn whole(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> R
     response.body(body).expect("a response")
 }
 
+/// Beside whoever listens on the same port of all addresses.
+pub fn listener(address: SocketAddr) -> TcpListener {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.expect("a socket");
+    socket.set_reuseaddr(true).expect("an option");
+    // With a port of the kernel's choice it would be shared with strangers.
+    socket.set_reuseport(address.port() != 0).expect("an option");
+    socket.bind(address).expect("binds");
+    socket.listen(1_024).expect("listens")
+}
+
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         shared.connections.fetch_add(1, Ordering::SeqCst);
@@ -145,6 +189,14 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared
         tokio::spawn(async move {
             // A client that does not trust us goes away here, and that is a case too.
             let Ok(stream) = acceptor.accept(stream).await else { return };
+            let name = stream.get_ref().1.server_name().unwrap_or_default().to_owned();
+            lock(&shared.names).push(name);
+            let speech = lock(&shared.speech).clone();
+            if let Some(speech) = speech {
+                // Whoever had enough goes away.
+                let _ = say(stream, speech).await;
+                return;
+            }
             let service = service_fn(move |request| answer(request, shared.clone()));
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
@@ -159,6 +211,44 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Respo
     let _ = open.wait_for(|open| *open).await;
     let script = lock(&shared.published).get(&path).cloned();
     Ok(script.map_or_else(|| whole(404, &[], ""), |script| script()))
+}
+
+/// An answer, byte for byte.
+#[derive(Clone, Default)]
+pub struct Speech {
+    pub bytes: Vec<u8>,
+    /// After each byte; at once when zero.
+    pub pause: Duration,
+    /// Said again and again afterwards, until the other side leaves.
+    pub endless: Vec<u8>,
+    /// Nobody closes the connection.
+    pub stay: bool,
+}
+
+async fn say(mut stream: TlsStream<TcpStream>, speech: Speech) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await?);
+    }
+    match speech.pause.is_zero() {
+        true => stream.write_all(&speech.bytes).await?,
+        false => {
+            for byte in speech.bytes {
+                stream.write_u8(byte).await?;
+                stream.flush().await?;
+                sleep(speech.pause).await;
+            }
+        }
+    }
+    stream.flush().await?;
+    while !speech.endless.is_empty() {
+        stream.write_all(&speech.endless).await?;
+        stream.flush().await?;
+    }
+    if speech.stay {
+        stream.read_to_end(&mut head).await?;
+    }
+    stream.shutdown().await
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

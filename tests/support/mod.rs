@@ -6,6 +6,7 @@ pub mod canary;
 pub mod documents;
 pub mod github;
 pub mod http;
+pub mod names;
 pub mod program;
 pub mod proxy;
 pub mod raw;

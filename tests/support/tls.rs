@@ -15,9 +15,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
-/// A certificate authority of our own.
+/// A certificate authority of our own; clones are the same.
+#[derive(Clone)]
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Arc<Issuer<'static, KeyPair>>,
     pem: String,
 }
 
@@ -34,7 +35,7 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         let pem = params.self_signed(&key).expect("signs").pem();
-        Authority { issuer: Issuer::new(params, key), pem }
+        Authority { issuer: Arc::new(Issuer::new(params, key)), pem }
     }
 
     /// A good certificate for these names.
@@ -62,7 +63,7 @@ impl Authority {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("names");
         change(&mut params);
-        params.signed_by(key, &self.issuer).expect("signs").pem()
+        params.signed_by(key, &*self.issuer).expect("signs").pem()
     }
 
     /// Its own certificate, in PEM.
