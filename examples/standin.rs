@@ -52,6 +52,7 @@ async fn main() -> io::Result<()> {
         callbacks: arguments.callback,
         token_kind,
         iss: !arguments.no_iss,
+        close: false,
         control: true,
     })
     .await?;

@@ -4,6 +4,7 @@
 //! complete. RFC 9110 §7.6, §9.2.2, §15.4; MCP transports 2024-11-05 to 2026-07-28.
 
 mod body;
+mod dial;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod headers;

@@ -14,11 +14,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
+use super::dial::Dialer;
 use crate::clock::{Clock, Time};
 
 /// Where an upstream is.
@@ -88,6 +88,7 @@ impl Target {
 pub struct Pool {
     id: usize,
     clock: Clock,
+    dialer: Dialer,
 }
 
 /// Why a request was not answered.
@@ -133,7 +134,7 @@ impl Returns {
 impl Pool {
     pub fn new(clock: Clock) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        Pool { id: NEXT.fetch_add(1, Ordering::Relaxed), clock }
+        Pool { id: NEXT.fetch_add(1, Ordering::Relaxed), dialer: Dialer::new(clock.clone()), clock }
     }
 
     /// Sends on an idle connection or a new one. RFC 9110 §9.2.2: a request is sent again only when it
@@ -158,7 +159,7 @@ impl Pool {
                 },
             }
         }
-        let mut sender = match timeout(connect_timeout, connect(target)).await {
+        let mut sender = match timeout(connect_timeout, self.connect(target)).await {
             Ok(connected) => connected.map_err(SendError::Connect)?,
             Err(_) => return Err(SendError::Connect(format!("no connection within {connect_timeout:?}"))),
         };
@@ -182,21 +183,21 @@ impl Pool {
         })
     }
 
+    async fn connect(&self, target: &Target) -> Result<Sender, String> {
+        let text = |error: std::io::Error| error.to_string();
+        let stream = self.dialer.connect(&target.host, target.port).await?;
+        stream.set_nodelay(true).map_err(text)?;
+        match &target.tls {
+            None => handshake(TokioIo::new(stream)).await,
+            Some((connector, name)) => {
+                let stream = connector.connect(name.clone(), stream).await.map_err(text)?;
+                handshake(TokioIo::new(stream)).await
+            }
+        }
+    }
+
     fn returns(&self, sender: Sender) -> Returns {
         Returns { pool: self.id, clock: self.clock.clone(), sender }
-    }
-}
-
-async fn connect(target: &Target) -> Result<Sender, String> {
-    let text = |error: std::io::Error| error.to_string();
-    let stream = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(text)?;
-    stream.set_nodelay(true).map_err(text)?;
-    match &target.tls {
-        None => handshake(TokioIo::new(stream)).await,
-        Some((connector, name)) => {
-            let stream = connector.connect(name.clone(), stream).await.map_err(text)?;
-            handshake(TokioIo::new(stream)).await
-        }
     }
 }
 

@@ -11,6 +11,7 @@ mod github;
 mod grants;
 mod http2;
 mod metadata;
+mod names;
 mod rates;
 mod rig;
 #[path = "../support/mod.rs"]

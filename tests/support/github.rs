@@ -167,7 +167,14 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     }
     match fault {
         Some(fault) => fault.apply(|| route(&mut shared.world(), &call)).await,
-        None => Ok(route(&mut shared.world(), &call).map(Payload::whole)),
+        None => {
+            let mut world = shared.world();
+            let mut reply = route(&mut world, &call).map(Payload::whole);
+            if world.options.close {
+                reply.headers_mut().insert("connection", http::HeaderValue::from_static("close"));
+            }
+            Ok(reply)
+        }
     }
 }
 

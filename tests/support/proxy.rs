@@ -55,6 +55,8 @@ pub struct Setup {
     pub store: String,
     /// Where the proxy finds GitHub when not at its own address.
     pub github: Option<Arc<Front>>,
+    /// What the proxy calls the machine that GitHub is on.
+    pub github_host: &'static str,
     /// How to speak to a proxy that ends TLS itself.
     pub client: Option<ClientConfig>,
     pub tuning: Tuning,
@@ -69,6 +71,7 @@ impl Default for Setup {
             extra: String::new(),
             store: "memory:".to_owned(),
             github: None,
+            github_host: "127.0.0.1",
             client: None,
             tuning: Tuning {
                 fresh_token_retries: vec![Duration::from_millis(1); 2],
@@ -332,7 +335,12 @@ pub fn parse(yaml: &str) -> Result<Config, Vec<Problem>> {
 /// A GitHub with one person, an MCP server, and the configuration of a proxy between them.
 async fn surroundings(setup: &Setup) -> (GitHub, Mcp, String) {
     // Behind a front it does not know its own name.
-    let options = Options { token_kind: setup.token_kind, iss: setup.github.is_none(), ..Options::default() };
+    let named = |url: String| url.replace("127.0.0.1", setup.github_host);
+    let options = Options {
+        token_kind: setup.token_kind,
+        iss: setup.github.is_none() && setup.github_host == "127.0.0.1",
+        ..Options::default()
+    };
     let github = GitHub::start(options).await.expect("a GitHub starts");
     github.world().add_user(User::octocat());
     github.world().sign_in("octocat");
@@ -347,8 +355,11 @@ async fn surroundings(setup: &Setup) -> (GitHub, Mcp, String) {
          resources: {resources}\n{}\n",
         setup.store,
         setup.allow,
-        setup.github.as_ref().map_or_else(|| github.base_url(), |front| front.origin()),
-        setup.github.as_ref().map_or_else(|| github.api_url(), |front| format!("{}/api/v3", front.origin())),
+        setup.github.as_ref().map_or_else(|| named(github.base_url()), |front| front.origin()),
+        setup
+            .github
+            .as_ref()
+            .map_or_else(|| named(github.api_url()), |front| format!("{}/api/v3", front.origin())),
         setup.extra
     );
     (github, mcp, yaml)

@@ -51,7 +51,12 @@ pub struct Mcp {
 impl Mcp {
     /// Answers everything with 200 and a JSON-RPC result until told otherwise.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        Self::at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+    }
+
+    /// The same at an address.
+    pub async fn at(address: SocketAddr) -> Self {
+        let listener = super::documents::listener(address);
         let address = listener.local_addr().expect("bound");
         let heard: Arc<Mutex<Vec<Heard>>> = Arc::default();
         let script: Arc<Mutex<Script>> = Arc::new(Mutex::new(Arc::new(|_: &Heard| json(RESULT))));
@@ -66,6 +71,10 @@ impl Mcp {
             }
         });
         Mcp { address, heard, script, task }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// `http://host:port`

@@ -12,6 +12,8 @@ pub struct Options {
     pub token_kind: TokenKind,
     /// RFC 9207 §2: GitHub sends `iss` since August 2026; older servers do not.
     pub iss: bool,
+    /// Close each connection after its first answer.
+    pub close: bool,
     /// Serve `/_standin/…`, for tests in other processes.
     pub control: bool,
 }
@@ -25,6 +27,7 @@ impl Default for Options {
             callbacks: Vec::new(),
             token_kind: TokenKind::OAuthApp,
             iss: true,
+            close: false,
             control: false,
         }
     }
