@@ -4,14 +4,11 @@
 //! `docs/security.md` is made from them.
 
 mod answers;
-mod alone;
 mod flood;
 mod frames;
 mod github;
 mod grants;
 mod http2;
-mod metadata;
-mod names;
 mod rates;
 mod rig;
 #[path = "../support/mod.rs"]
@@ -19,3 +16,7 @@ mod support;
 mod tls;
 mod upstream;
 mod wire;
+
+mod alone;
+mod metadata;
+mod names;
