@@ -6,6 +6,7 @@ mod keys;
 mod look;
 mod secure;
 mod side;
+mod sweep;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +18,6 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use announce::announcement;
@@ -40,6 +40,7 @@ use crate::oauth::{self, AuthorizationServer, Documents};
 use crate::seal::KeyRing;
 use crate::server::{self, Drain, Proxies, Published, Server};
 use crate::store::Records;
+use crate::store::authentic::Authentic;
 use crate::store::families::Families;
 use crate::store::memory::Memory;
 use crate::store::people::People;
@@ -102,6 +103,8 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("keys: {}: {problem}", path.display())]
     KeyFile { path: PathBuf, problem: String },
+    #[error("keys: {0}")]
+    Keys(String),
     #[error("tls: {0}")]
     Tls(Fault),
     #[error("resources: the upstream of {path} {source}")]
@@ -123,13 +126,15 @@ impl App {
             StoreConfig::Sqlite(path) => Arc::new(Sqlite::open(path, clock.clone())?),
             StoreConfig::Memory => Arc::new(Memory::new(clock.clone())),
         };
+        keys::recognise(&records, &keys, &clock, side.handle())?;
+        let records: Arc<dyn Records> = Arc::new(Authentic::new(records, keys.clone()));
         let listeners = server::bind(config.listen, config.workers, config.limits.write_timeout);
         let listeners = listeners.map_err(|source| StartError::Listen { address: config.listen, source })?;
         let address = listeners[0].local_addr().map_err(StartError::Runtime)?;
         let grace = config.drain;
         let announce = announcement(&config, address);
         let server = Arc::new(compose(config, &clock, tuning, &records, &keys, side.handle())?);
-        side.handle().spawn(sweep(records, server.gate.clone(), tuning.sweep));
+        side.handle().spawn(sweep::sweep(records, server.gate.clone(), clock.clone(), tuning.sweep));
         if let Some(tls) = &server.tls {
             side.handle().spawn(tls.clone().follow(clock.clone(), tuning.tls_files));
         }
@@ -376,18 +381,6 @@ fn worker(
             warn!(%error, "a core stopped serving");
         }
     })
-}
-
-async fn sweep(records: Arc<dyn Records>, gate: Arc<Gate>, every: Duration) {
-    let mut ticks = interval(every);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        gate.tidy();
-        if let Err(error) = records.sweep().await {
-            warn!(%error, "expired records could not be removed");
-        }
-    }
 }
 
 /// The one TLS and crypto provider of the process.

@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::app::{self, App, Tuning};
 use crate::clock::Clock;
 use crate::config::{Allow, Config, Problem, StoreConfig};
+use crate::process;
 use crate::telemetry;
 
 /// OAuth 2.1 in front of any MCP server: people log in at GitHub, it gets their token as a header.
@@ -50,6 +51,10 @@ impl Cli {
 
     /// Does what was asked.
     pub fn run(self) -> ExitCode {
+        // Before any secret is read.
+        if let Err(error) = process::keep_to_itself() {
+            return fail(format_args!("cannot keep its memory to itself: {error}"));
+        }
         match self.command {
             Some(Command::Check(file)) => check(&file.config),
             None => serve(&self.file.config),

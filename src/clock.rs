@@ -4,13 +4,14 @@
 #![expect(clippy::disallowed_types, reason = "this is the one place")]
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng, SeedableRng, TryRng};
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 /// A moment, in milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -57,6 +58,12 @@ impl Time {
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+
+    /// The age of what was noted at `noted`. What lies in the future by more than clocks of two machines may
+    /// differ was noted by a clock that was wrong: nothing is known of its age, so it is old.
+    pub fn age_of(self, noted: Time) -> Duration {
+        if noted > self.after(SKEW) { Duration::MAX } else { self.since(noted) }
+    }
 }
 
 /// Where the time and the randomness of a whole program come from.
@@ -80,7 +87,13 @@ impl fmt::Debug for Clock {
 impl Clock {
     /// The machine's clock and its CSPRNG.
     pub fn system() -> Self {
-        Clock(Arc::new(System))
+        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+        let started = Instant::now();
+        Clock(Arc::new(System {
+            started,
+            offset: AtomicI64::new(i64::MIN / 2),
+            held: AtomicBool::new(false),
+        }))
     }
 
     /// Now.
@@ -96,19 +109,53 @@ impl Clock {
     }
 }
 
-struct System;
+/// The machine's clock, which may be set: ahead it is followed at once. When it is set back by less than a day,
+/// time goes on from where it was, or what has expired would live again; when by more, it was wrong before.
+struct System {
+    started: Instant,
+    /// Milliseconds between the time since the start and the time of day, at its highest.
+    offset: AtomicI64,
+    held: AtomicBool,
+}
+
+impl System {
+    fn moment(&self, wall: i64, running: i64) -> i64 {
+        let (offset, known) = (wall.saturating_sub(running), self.offset.load(Ordering::Relaxed));
+        let behind = known.saturating_sub(offset);
+        if (1..MAX_HELD).contains(&behind) {
+            if behind > NOTICED && !self.held.swap(true, Ordering::Relaxed) {
+                warn!(seconds = behind / 1000, "the clock was set back; time goes on from where it was");
+            }
+            return running.saturating_add(known);
+        }
+        if behind != 0 {
+            self.offset.store(offset, Ordering::Relaxed);
+            self.held.store(false, Ordering::Relaxed);
+        }
+        wall
+    }
+}
 
 impl Source for System {
     #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     fn millis(&self) -> u64 {
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+        let [wall, running] = [elapsed, self.started.elapsed()]
+            .map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
+        self.moment(wall, running).unsigned_abs()
     }
 
     fn fill(&self, bytes: &mut [u8]) {
         SysRng.try_fill_bytes(bytes).expect("the operating system provides entropy");
     }
 }
+
+/// How far clocks of two machines that share a store may be apart.
+const SKEW: Duration = Duration::from_secs(60);
+/// Milliseconds that a clock may be set back without time going back.
+const MAX_HELD: i64 = 86_400_000;
+/// Milliseconds; less is what keeping a clock right comes to.
+const NOTICED: i64 = 2_000;
 
 /// A clock that stands still until it is told to move, with seeded randomness. For tests.
 #[derive(Clone)]
@@ -163,6 +210,33 @@ mod tests {
     fn time_saturates_instead_of_wrapping() {
         assert_eq!(Time::NEVER.after(Duration::MAX), Time::NEVER);
         assert_eq!(Time::from_millis(5).since(Time::from_millis(9)), Duration::ZERO);
+    }
+
+    // ST-07
+    #[test]
+    fn what_a_wrong_clock_noted_is_old() {
+        let now = Time::from_seconds(1_800_000_000);
+        assert_eq!(now.age_of(Time::from_seconds(1_799_999_990)), Duration::from_secs(10));
+        assert_eq!(now.age_of(now.after(SKEW)), Duration::ZERO);
+        assert_eq!(now.age_of(now.after(SKEW + Duration::from_millis(1))), Duration::MAX);
+    }
+
+    // ST-07
+    #[test]
+    fn time_goes_on_when_the_clock_is_set_back() {
+        const HOUR: i64 = 3_600_000;
+        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+        let started = Instant::now();
+        let (offset, held) = (AtomicI64::new(i64::MIN / 2), AtomicBool::new(false));
+        let system = System { started, offset, held };
+        let noon = 500_000 * HOUR;
+        assert_eq!(system.moment(noon, 0), noon);
+        assert_eq!(system.moment(noon - HOUR + 5, 5), noon + 5, "an hour back");
+        assert_eq!(system.moment(noon - 20 * HOUR + HOUR, HOUR), noon + HOUR, "and more, while time goes on");
+        assert_eq!(system.moment(noon + HOUR + 9, HOUR + 9), noon + HOUR + 9, "right again");
+        assert_eq!(system.moment(noon + 9_000 * HOUR, HOUR + 9), noon + 9_000 * HOUR, "a year ahead");
+        assert_eq!(system.moment(noon + HOUR + 10, HOUR + 10), noon + HOUR + 10, "which it was not");
+        assert_eq!(system.moment(0, HOUR + 11), 0, "a machine that has lost its clock");
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //! | [`seal`] | what do strangers carry for us, and is it unchanged? |
 //! | [`protocol`] | what do the RFCs' words mean? |
 //! | [`tls`] | which certificate is shown, and whose is believed? |
+//! | [`process`] | what does the machine see of us? |
 //! | [`telemetry`] | what does the operator read? |
 //! | [`clock`] | what time is it, and what is random? |
 //!
@@ -39,6 +40,7 @@ pub mod github;
 pub mod keyfile;
 pub mod limit;
 pub mod oauth;
+pub mod process;
 pub mod protocol;
 pub mod seal;
 pub mod server;

@@ -50,6 +50,11 @@ impl KeyRing {
         (!keys.is_empty()).then_some(KeyRing { keys })
     }
 
+    /// A name for each key, in their order, that tells nothing about it.
+    pub fn names(&self) -> Vec<String> {
+        self.keys.iter().map(|key| URL_SAFE_NO_PAD.encode(key.tag("name of a key", &[]))).collect()
+    }
+
     /// A 128-bit tag over `parts` under the writing key; each part is length-prefixed, so that two different
     /// lists never share a tag.
     pub fn tag(&self, kind: &str, parts: &[&[u8]]) -> (u8, Tag) {
@@ -136,7 +141,9 @@ pub fn parse_key(text: &str) -> Result<MasterKey, String> {
         .and_then(|bytes| bytes.try_into().ok())
         .ok_or("expected 32 random bytes in base64, as `openssl rand -base64 32` prints them")?;
     let distinct = bytes.iter().collect::<BTreeSet<_>>().len();
-    if distinct < 12 {
+    // What people type when they need 32 bytes: few different ones, or one after the other.
+    let steps = bytes.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect::<BTreeSet<_>>().len();
+    if distinct < 12 || steps < 4 {
         return Err("is not random; make one with `openssl rand -base64 32`".to_owned());
     }
     Ok(MasterKey::new(Box::new(bytes)))

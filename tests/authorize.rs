@@ -623,7 +623,7 @@ async fn configured_clients_may_use_their_schemes_whatever_the_switch_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn configured_clients_log_in() {
     let extra = r#"clients: [{id: public, redirect_uris: ["http://127.0.0.1/callback"]},
-        {id: "with secret", secret: "s3 :%+ü", redirect_uris: ["http://127.0.0.1/callback"]}]"#;
+        {id: "with secret", secret: "s3 :%+ü 0123456789", redirect_uris: ["http://127.0.0.1/callback"]}]"#;
     let extra = extra.replace("with secret", "confidential");
     let proxy = Proxy::with(Setup { extra, ..Setup::default() }).await;
     let back = proxy.browser().approve(&proxy.authorize_url("public", CALLBACK, &[])).await;
@@ -637,11 +637,12 @@ async fn configured_clients_log_in() {
         let mut request = proxy.request(Method::POST, "/token");
         request = request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded");
         if way == "post" {
-            pairs.extend([("client_id", "confidential"), ("client_secret", "s3 :%+ü")]);
+            pairs.extend([("client_id", "confidential"), ("client_secret", "s3 :%+ü 0123456789")]);
         } else {
             // CA-01
             use base64::Engine as _;
-            let encoded: String = url::form_urlencoded::byte_serialize("s3 :%+ü".as_bytes()).collect();
+            let encoded: String =
+                url::form_urlencoded::byte_serialize("s3 :%+ü 0123456789".as_bytes()).collect();
             let pair = base64::engine::general_purpose::STANDARD.encode(format!("confidential:{encoded}"));
             request = request.header(header::AUTHORIZATION, format!("Basic {pair}"));
         }

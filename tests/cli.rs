@@ -45,17 +45,7 @@ impl Place {
 
     /// Starts it and waits for the line that says where it listens.
     fn serve(&self) -> Running {
-        let child = self.command(&[]).spawn().expect("runs");
-        // Owned from here on: whatever fails below, it does not outlive the test.
-        let mut running = Running { child, stderr: None, said: String::new(), address: None };
-        running.stderr = running.child.stderr.take().map(BufReader::new);
-        while running.address.is_none() {
-            let line = running.line();
-            running.said.push_str(&line);
-            let listen = line.split("serving").nth(1).and_then(|rest| rest.split("listen=").nth(1));
-            running.address = listen.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        }
-        running
+        Running::of(self.command(&[]))
     }
 }
 
@@ -68,6 +58,20 @@ struct Running {
 }
 
 impl Running {
+    fn of(mut command: Command) -> Self {
+        let child = command.spawn().expect("runs");
+        // Owned from here on: whatever fails below, it does not outlive the test.
+        let mut running = Running { child, stderr: None, said: String::new(), address: None };
+        running.stderr = running.child.stderr.take().map(BufReader::new);
+        while running.address.is_none() {
+            let line = running.line();
+            running.said.push_str(&line);
+            let listen = line.split("serving").nth(1).and_then(|rest| rest.split("listen=").nth(1));
+            running.address = listen.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        }
+        running
+    }
+
     fn address(&self) -> SocketAddr {
         self.address.expect("it serves")
     }
@@ -274,6 +278,155 @@ fn keys_that_others_can_read_are_refused() {
     }
 }
 
+// SE-06: what others could have planted, read or changed is refused; what we make is for the owner alone.
+#[cfg(unix)]
+#[test]
+fn databases_that_others_can_touch_are_refused() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let place = Place::new("store: sqlite:proxy.db");
+    let mode = |name: &str, mode: u32| {
+        std::fs::set_permissions(place.path().join(name), std::fs::Permissions::from_mode(mode))
+            .expect("changes");
+    };
+    // Whatever the umask lets through.
+    let mut loose = Command::new("sh");
+    loose.args(["-c", "umask 000; exec \"$0\"", PROGRAM]).current_dir(place.path()).env_clear();
+    loose.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let running = Running::of(loose);
+    for name in ["proxy.db", "proxy.db-wal", "proxy.db-shm", "proxy.db.key"] {
+        let made = std::fs::metadata(place.path().join(name)).expect("there").permissions().mode();
+        assert_eq!(made & 0o777, 0o600, "{name}");
+    }
+    running.signal_and_wait();
+    for open in [0o644, 0o640, 0o602, 0o620] {
+        mode("proxy.db", open);
+        does_not_start(&place, "proxy.db can be read or written by others; run chmod 600 on it");
+    }
+    mode("proxy.db", 0o600);
+    // SQLite believes what lies beside the file.
+    for companion in ["proxy.db-wal", "proxy.db-shm", "proxy.db-journal"] {
+        std::fs::write(place.path().join(companion), "planted").expect("writes");
+        mode(companion, 0o666);
+        does_not_start(&place, &format!("{companion} can be read or written by others"));
+        assert_eq!(std::fs::read(place.path().join(companion)).expect("left alone"), b"planted");
+        std::fs::remove_file(place.path().join(companion)).expect("removes");
+    }
+    let (file, hidden) = (place.path().join("proxy.db"), place.path().join("hidden"));
+    std::fs::rename(&file, &hidden).expect("moves");
+    symlink(&hidden, &file).expect("links");
+    does_not_start(&place, "proxy.db is a symbolic link");
+    std::fs::remove_file(&file).expect("removes");
+    symlink(place.path().join("nowhere"), &file).expect("links");
+    does_not_start(&place, "proxy.db is a symbolic link");
+    assert!(!place.path().join("nowhere").exists(), "nothing is made through a link");
+    std::fs::remove_file(&file).expect("removes");
+    std::fs::rename(&hidden, &file).expect("moves");
+    // A directory that is open to all is told; somebody else may have to keep it so.
+    mode(".", 0o777);
+    let running = place.serve();
+    assert!(running.said.contains("can replace files in the store's directory"), "{}", running.said);
+    running.signal_and_wait();
+    mode(".", 0o1777);
+    let running = place.serve();
+    assert!(!running.said.contains("can replace files"), "{}", running.said);
+    running.signal_and_wait();
+}
+
+// SE-10: under other keys nothing in the store could be read, so nothing is started on it; rotation is no other key.
+#[test]
+fn a_store_that_was_written_under_other_keys_is_refused_and_kept() {
+    let [one, two] =
+        ["TeNPs6a3vH1Bw0b1sXzJ4m8rQ5yK2pL9dF6gH7jU8kI=", "UeNPs6a3vH1Bw0b1sXzJ4m8rQ5yK2pL9dF6gH7jU8kI="];
+    let place = Place::new(&format!("store: sqlite:proxy.db\nkeys: [{one}]"));
+    let file = place.path().join("proxy.yaml");
+    let yaml = std::fs::read_to_string(&file).expect("text");
+    let with = |keys: &str| std::fs::write(&file, yaml.replace(one, keys)).expect("writes");
+    place.serve().signal_and_wait();
+    with(two);
+    does_not_start(&place, "keys: the store was written under other keys");
+    with("");
+    does_not_start(&place, "keys:");
+    // Nothing was taken away: each of these finds what the one before has kept.
+    for keys in [format!("{one}, {two}"), format!("{two}, {one}"), two.to_owned()] {
+        with(&keys);
+        place.serve().signal_and_wait();
+    }
+}
+
+#[cfg(unix)]
+fn private(path: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("changes");
+}
+
+// ST-06
+#[test]
+fn a_database_of_another_program_or_of_a_later_version_is_left_as_it_was() {
+    for (sql, expected) in [
+        (
+            "CREATE TABLE places (url TEXT); INSERT INTO places VALUES ('x')",
+            "is a database of another program",
+        ),
+        ("PRAGMA application_id = 252006674", "is a database of another program"),
+        ("CREATE TABLE records (key TEXT); PRAGMA user_version = 99", "was written by a newer version"),
+    ] {
+        let place =
+            Place::new("store: sqlite:proxy.db\nkeys: [TeNPs6a3vH1Bw0b1sXzJ4m8rQ5yK2pL9dF6gH7jU8kI=]");
+        let file = place.path().join("proxy.db");
+        let theirs = rusqlite::Connection::open(&file).expect("opens");
+        theirs.execute_batch(sql).expect("made");
+        drop(theirs);
+        #[cfg(unix)]
+        private(&file);
+        let before = std::fs::read(&file).expect("read");
+        does_not_start(&place, expected);
+        assert_eq!(std::fs::read(&file).expect("read"), before, "{sql}");
+    }
+}
+
+// ST-06: a damaged file is told as such and kept for who can mend it; a damaged log ends where it is damaged.
+#[test]
+fn a_damaged_database_is_refused_and_kept() {
+    let keys = "store: sqlite:proxy.db\nkeys: [TeNPs6a3vH1Bw0b1sXzJ4m8rQ5yK2pL9dF6gH7jU8kI=]";
+    let place = Place::new(keys);
+    let file = place.path().join("proxy.db");
+    place.serve().signal_and_wait();
+    let store = rusqlite::Connection::open(&file).expect("opens");
+    store
+        .execute_batch(
+            "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2000)
+             INSERT INTO records SELECT 'filler/' || n, randomblob(200), n, 'person/' || n, 9e15 FROM n",
+        )
+        .expect("filled");
+    drop(store);
+    let whole = std::fs::read(&file).expect("read");
+    let page = 4096;
+    let pages = whole.len() / page;
+    assert!(pages > 50, "{pages}");
+    let damaged = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = whole.clone();
+        change(&mut bytes);
+        bytes
+    };
+    for bytes in [
+        damaged(&|bytes| bytes[page * 3..page * 4].fill(0xa5)),
+        damaged(&|bytes| bytes[page * (pages / 2)..page * (pages / 2 + 1)].fill(0)),
+        damaged(&|bytes| (2..pages).for_each(|number| bytes[page * number..page * number + 8].fill(0xff))),
+        damaged(&|bytes| bytes.truncate(page * (pages / 2))),
+        damaged(&|bytes| bytes[100..page].fill(0x5a)),
+    ] {
+        std::fs::write(&file, &bytes).expect("written");
+        does_not_start(&place, "is damaged");
+        does_not_start(&place, "restore a backup");
+        assert_eq!(std::fs::read(&file).expect("read"), bytes, "nothing is changed");
+    }
+    std::fs::write(&file, &whole).expect("written");
+    std::fs::write(place.path().join("proxy.db-wal"), vec![0x37; 100_000]).expect("written");
+    #[cfg(unix)]
+    private(&place.path().join("proxy.db-wal"));
+    place.serve().signal_and_wait();
+}
+
 /// SE-06
 #[test]
 fn a_store_that_is_no_database_is_refused() {
@@ -283,6 +436,8 @@ fn a_store_that_is_no_database_is_refused() {
     does_not_start(&place, "proxy.db");
     std::fs::remove_dir(&file).expect("removes");
     std::fs::write(&file, "hello, this is a text file and no database at all\n".repeat(100)).expect("writes");
+    #[cfg(unix)]
+    private(&file);
     does_not_start(&place, "as a database");
     assert!(std::fs::read_to_string(&file).expect("text").starts_with("hello"), "it is left as it was");
     let elsewhere = Place::new("store: sqlite:/proc/no/such/folder/proxy.db");

@@ -197,7 +197,7 @@ fn secrets_may_live_in_files() {
         std::fs::write(&file, text).expect("writes");
         file.display().to_string()
     };
-    let (github, client) = (write("github", "CANARY one\n"), write("client", "  CANARY-two\r\n"));
+    let (github, client) = (write("github", "CANARY one\n"), write("client", "  CANARY-two-9f86d081\r\n"));
     let keys = write(
         "keys",
         "\nTeNPs6a3vH1Bw0b1sXzJ4m8rQ5yK2pL9dF6gH7jU8kI=\n\n  UeNPs6a3vH1Bw0b1sXzJ4m8rQ5yK2pL9dF6gH7jU8kI\n",
@@ -209,7 +209,10 @@ fn secrets_may_live_in_files() {
     );
     let config = valid(&yaml);
     assert_eq!(config.github.client_secret.expose_secret(), "CANARY one");
-    assert_eq!(config.clients[0].1.as_ref().map(|secret| secret.expose_secret()), Some("CANARY-two"));
+    assert_eq!(
+        config.clients[0].1.as_ref().map(|secret| secret.expose_secret()),
+        Some("CANARY-two-9f86d081")
+    );
     assert_eq!(config.keys.len(), 2);
     // Bad contents are told by the file's place, without a word of what is in it.
     for (name, text) in [("github", " \n"), ("client", ""), ("keys", "CANARY\n"), ("keys", "\n")] {
@@ -382,7 +385,15 @@ fn the_compose_example_is_taken_with_its_own_environment() {
     let lines = include_str!("../examples/compose/.env.example").lines();
     let set: BTreeMap<&str, &str> = lines.filter_map(|line| line.split_once('=')).collect();
     let yaml = include_str!("../examples/compose/proxy.yaml");
-    let config = Config::parse(yaml, &|name| set.get(name).map(|value| (*value).to_owned()));
+    let mut set: BTreeMap<&str, String> =
+        set.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
+    // SE-05: who has not filled it in yet is told so.
+    let config = Config::parse(yaml, &|name| set.get(name).cloned());
+    let problems = config.expect_err("the placeholder is no secret");
+    assert_eq!(problems[0].to_string(), "github.client_secret: is an example, not a secret");
+    assert_eq!(problems.len(), 1);
+    set.insert("MCP_GITHUB_CLIENT_SECRET", "CANARY-filled-in".to_owned());
+    let config = Config::parse(yaml, &|name| set.get(name).cloned());
     let config = config.unwrap_or_else(|problems| panic!("{problems:?}"));
     assert_eq!(config.listen.to_string(), "0.0.0.0:8000");
 }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_auth_proxy::clock::ManualClock;
+use mcp_auth_proxy::seal::{KeyRing, MasterKey};
+use mcp_auth_proxy::store::authentic::Authentic;
 use mcp_auth_proxy::store::conformance::{self, Subject};
 use mcp_auth_proxy::store::memory::Memory;
 use mcp_auth_proxy::store::sqlite::Sqlite;
@@ -12,17 +14,25 @@ use mcp_auth_proxy::store::{Record, Records};
 mod support;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use http::Method;
 use serde_json::Value;
 use support::TempDir;
 use support::github::User;
-use support::http as plain;
-use support::proxy::{CALLBACK, Proxy, Setup, VERIFIER, database, param};
+use support::proxy::{CALLBACK, Proxy, Setup, database};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_conforms() {
     let clock = ManualClock::new(1);
     let memory: Arc<dyn Records> = Arc::new(Memory::new(clock.clock()));
+    let now = clock.clock().now();
+    conformance::run(&Subject { connections: [memory.clone(), memory], forward: |d| clock.forward(d), now })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_under_our_mac_conforms() {
+    let clock = ManualClock::new(1);
+    let keys = Arc::new(KeyRing::new(&[MasterKey::new(Box::new([7; 32]))]).expect("a key"));
+    let memory: Arc<dyn Records> = Arc::new(Authentic::new(Arc::new(Memory::new(clock.clock())), keys));
     let now = clock.clock().now();
     conformance::run(&Subject { connections: [memory.clone(), memory], forward: |d| clock.forward(d), now })
         .await;
@@ -59,109 +69,8 @@ async fn sqlite_keeps_records_over_a_restart_and_for_its_owner_only() {
     }
 }
 
-#[test]
-fn a_file_that_is_no_database_is_refused_and_left_alone() {
-    let dir = TempDir::new();
-    let path = dir.path().join("notes.txt");
-    let text = "these are somebody's notes, not a database, and quite a few of them\n".repeat(20);
-    std::fs::write(&path, &text).expect("written");
-    let error = Sqlite::open(&path, ManualClock::new(1).clock()).err().expect("refused").to_string();
-    assert!(error.contains("notes.txt") && error.contains("not a database"), "{error}");
-    assert_eq!(std::fs::read_to_string(&path).expect("read"), text);
-}
-
-#[test]
-fn a_newer_schema_is_refused() {
-    let dir = TempDir::new();
-    let path = dir.path().join("a.db");
-    let connection = rusqlite::Connection::open(&path).expect("opens");
-    connection.pragma_update(None, "user_version", 99).expect("set");
-    let error = Sqlite::open(&path, ManualClock::new(1).clock()).err().expect("refused").to_string();
-    assert!(error.contains("newer version"), "{error}");
-}
-
-/// Posts a form to a program that may be killed meanwhile: `None` when there is no whole answer.
-async fn try_form(proxy: &Proxy, path: &str, pairs: &[(&str, &str)]) -> Option<Value> {
-    let request =
-        proxy.request(Method::POST, path).header("content-type", "application/x-www-form-urlencoded");
-    let answer = plain::try_send(proxy.address(), request.body(plain::form(pairs)).unwrap()).await?;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    Some(if answer.body.is_empty() { Value::Null } else { answer.json() })
-}
-
 fn text<'a>(pair: &'a Value, name: &str) -> &'a str {
     pair[name].as_str().unwrap_or_else(|| panic!("no {name} in {pair}"))
-}
-
-/// What a program acknowledged before it was killed.
-#[derive(Default)]
-struct Acknowledged {
-    spent: Vec<String>,
-    live: Vec<Value>,
-    revoked: Vec<Value>,
-}
-
-/// Redeems, rotates and revokes until the program is gone.
-async fn load(proxy: &Proxy, client_id: &str, codes: &[String]) -> Acknowledged {
-    let mut done = Acknowledged::default();
-    for (number, code) in codes.iter().enumerate() {
-        let client = ("client_id", client_id);
-        let redeem =
-            [("grant_type", "authorization_code"), ("code", code), ("code_verifier", VERIFIER), client];
-        let Some(first) = try_form(proxy, "/token", &redeem).await else { break };
-        done.spent.push(code.clone());
-        done.live.push(first.clone());
-        let rotate =
-            [("grant_type", "refresh_token"), ("refresh_token", text(&first, "refresh_token")), client];
-        let Some(next) = try_form(proxy, "/token", &rotate).await else { break };
-        done.live.pop();
-        if number % 3 == 0 {
-            let revoke = [("token", text(&next, "refresh_token")), client];
-            if try_form(proxy, "/revoke", &revoke).await.is_none() {
-                break;
-            }
-            done.revoked.push(next);
-        } else {
-            done.live.push(next);
-        }
-    }
-    done
-}
-
-// ST-01
-#[tokio::test(flavor = "multi_thread")]
-async fn kill_9_loses_nothing_that_was_acknowledged() {
-    const LOG: &str = "info";
-    let dir = TempDir::new();
-    let (mut proxy, mut program) = Proxy::as_process(Setup::on(&dir), &dir, LOG).await;
-    for round in 0..8_u64 {
-        let client_id = proxy.register(&[CALLBACK]).await;
-        let mut codes = Vec::new();
-        for _ in 0..12 {
-            let url = proxy.authorize_url(&client_id, CALLBACK, &[]);
-            codes.push(param(&proxy.browser().approve(&url).await, "code").expect("a code"));
-        }
-        // One is redeemed before, so that every round has something to lose, and one after.
-        let before = load(&proxy, &client_id, &codes[1..2]).await;
-        let killing = async {
-            tokio::time::sleep(Duration::from_millis(5 + 13 * (round * 7 % 11))).await;
-            program.kill();
-        };
-        let (done, ()) = tokio::join!(load(&proxy, &client_id, &codes[2..]), killing);
-        proxy.moved_to(program.again(&dir, LOG));
-        proxy.redeem(&client_id, &codes[0]).await.expect(200);
-        for pair in &done.revoked {
-            proxy.ping(text(pair, "access_token")).await.expect(401);
-        }
-        for pair in before.live.iter().chain(&done.live) {
-            proxy.ping(text(pair, "access_token")).await.expect(200);
-            proxy.refresh(&client_id, text(pair, "refresh_token")).await.expect(200);
-        }
-        // No code works twice, however its first use ended.
-        for code in before.spent.iter().chain(&done.spent) {
-            assert_eq!(proxy.redeem(&client_id, code).await.expect(400).error(), "invalid_grant");
-        }
-    }
 }
 
 // SE-09
@@ -188,6 +97,67 @@ async fn a_credential_that_was_moved_to_another_row_is_refused() {
     proxy.ping(&ann.access).await.expect(200);
     let again = proxy.login().await;
     proxy.ping(&again.access).await.expect(200);
+}
+
+// SE-09: nor does editing a record, or moving it whole, make anybody somebody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_can_write_to_the_store_becomes_nobody_else() {
+    let dir = TempDir::new();
+    let proxy = Proxy::with(Setup::on(&dir)).await;
+    let ann = proxy.login().await;
+    proxy.ping(&ann.access).await.expect(200);
+    proxy.github.world().add_user(User::new(7, "bob"));
+    let store = rusqlite::Connection::open(database(&dir)).expect("opens");
+    let row = |key: &str| -> (String, Vec<u8>) {
+        let sql = "SELECT key, bytes FROM records WHERE key LIKE ?1";
+        store.query_row(sql, [key], |row| Ok((row.get(0)?, row.get(1)?))).expect("one row")
+    };
+    let write = |key: &str, bytes: &[u8]| {
+        let changed =
+            store.execute("UPDATE records SET bytes = ?2 WHERE key = ?1", rusqlite::params![key, bytes]);
+        assert_eq!(changed, Ok(1));
+    };
+    let edited = |bytes: &[u8], from: &str, to: &str| {
+        let at = bytes.windows(from.len()).position(|window| window == from.as_bytes()).expect("it is there");
+        [&bytes[..at], to.as_bytes(), &bytes[at + from.len()..]].concat()
+    };
+    let annes = row("family/%").1;
+    for attack in ["whole", "credential", "person", "generation", "login", "checked", "cut", "owner"] {
+        proxy.github.world().sign_in("bob");
+        let bob = proxy.login().await;
+        proxy.ping(&bob.access).await.expect(200);
+        assert_eq!(
+            proxy.mcp.last().header("x-github-token"),
+            proxy.github.world().live_tokens("bob").last().unwrap()
+        );
+        let sql = "SELECT key, bytes FROM records WHERE key LIKE 'family/%' AND owner = 'person/7'
+                   ORDER BY json_extract(CAST(substr(bytes, 1, length(bytes) - 17) AS TEXT), '$.created') DESC";
+        let family: (String, Vec<u8>) =
+            store.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("a row");
+        let (credential, sealed) = row("credential/7/%");
+        match attack {
+            "whole" => write(&family.0, &annes),
+            "credential" => write(&family.0, &edited(&family.1, "credential/7/", "credential/583231/")),
+            "person" => write(&family.0, &edited(&family.1, "\"person\":7", "\"person\":583231")),
+            "generation" => write(&family.0, &edited(&family.1, "\"generation\":1", "\"generation\":9")),
+            "login" => write(&credential, &edited(&sealed, "\"bob\"", "\"octocat\"")),
+            "checked" => write(&credential, &edited(&sealed, "\"checked\":1", "\"checked\":9")),
+            "cut" => write(&family.0, &family.1[..family.1.len() - 17]),
+            _ => {
+                let sql = "UPDATE records SET owner = 'person/583231' WHERE key = ?1";
+                assert_eq!(store.execute(sql, [&family.0]), Ok(1));
+            }
+        }
+        proxy.forward(Duration::from_secs(2));
+        let before = proxy.mcp.heard().len();
+        let answer = proxy.ping(&bob.access).await;
+        assert_eq!(answer.status, 401, "{attack}: {answer:?}");
+        assert_eq!(proxy.mcp.heard().len(), before, "{attack}: nobody acts as somebody else");
+        let refreshed = proxy.refresh(&bob.client_id, &bob.refresh).await;
+        assert_eq!((refreshed.status, refreshed.error().as_str()), (400, "invalid_grant"), "{attack}");
+        store.execute("DELETE FROM records WHERE key = ?1", [&family.0]).expect("tidied");
+        proxy.ping(&ann.access).await.expect(200);
+    }
 }
 
 // TK-02

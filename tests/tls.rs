@@ -528,7 +528,7 @@ fn only_problem(section: &str) -> mcp_auth_proxy::config::Problem {
     problem
 }
 
-const MINIMAL: &str = "public_url: https://p.test\ngithub: {client_id: a, client_secret: b}\nallow: anyone\n\
+const MINIMAL: &str = "public_url: https://p.test\ngithub: {client_id: a, client_secret: b-secret-of-github}\nallow: anyone\n\
                        resources: [{path: /mcp, upstream: http://127.0.0.1/}]\n";
 
 /// RFC 6797 §7.2: said where TLS ends here, and never of a machine's own name.

@@ -3,7 +3,8 @@
 use secrecy::SecretString;
 
 use super::raw::Node;
-use super::resolve::{parsed_items, secret_of};
+use super::resolve::parsed_items;
+use super::secrets;
 use crate::protocol::client::{AuthMethod, Client, Origin, PREFIX, display_name};
 use crate::protocol::redirect::RedirectUri;
 
@@ -18,7 +19,7 @@ pub(super) fn all(node: &Node<'_>) -> Vec<(Client, Option<SecretString>)> {
         id.required();
         let id_text = id.parsed(client_id);
         let (inline, file) = (item.get("secret"), item.get("secret_file"));
-        let secret = (inline.exists() || file.exists()).then(|| secret_of(&inline, &file)).flatten();
+        let secret = (inline.exists() || file.exists()).then(|| secrets::of_client(&inline, &file)).flatten();
         let uris = item.get("redirect_uris");
         let redirect_uris = parsed_items(&uris, RedirectUri::parse);
         if redirect_uris.is_empty() {

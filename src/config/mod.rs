@@ -11,6 +11,7 @@ mod rates;
 pub mod raw;
 mod resolve;
 mod resources;
+mod secrets;
 mod tls;
 
 use std::net::SocketAddr;

@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
 use url::Url;
 
 use super::raw::{self, Environment, Node, Problem, Problems};
-use super::{Allow, ClientMetadata, Config, GitHub, StoreConfig, clients, limits, resources, tls};
+use super::{Allow, ClientMetadata, Config, GitHub, StoreConfig, clients, limits, resources, secrets, tls};
 use crate::protocol::family::Lifetimes;
 use crate::protocol::issuer::{Issuer, is_loopback};
 use crate::seal::{MasterKey, parse_key};
@@ -110,45 +109,12 @@ fn github(node: &Node<'_>, environment: Environment<'_>) -> Option<GitHub> {
     }
     let client_id = match node.get("client_id") {
         id if id.exists() => id.quoted(),
-        id => from_environment(&id, "MCP_GITHUB_CLIENT_ID", environment),
+        id => secrets::from_environment(&id, "MCP_GITHUB_CLIENT_ID", environment),
     };
-    let (secret, file) = (node.get("client_secret"), node.get("client_secret_file"));
-    let secret = match secret.exists() || file.exists() {
-        true => secret_of(&secret, &file),
-        false => from_environment(&secret, "MCP_GITHUB_CLIENT_SECRET", environment).map(SecretString::from),
-    };
+    let secret = secrets::of_github(node, environment);
     let base_url = web_base(&node.get("base_url"), || "https://github.com".to_owned());
     let api_url = web_base(&node.get("api_url"), || base_url.as_deref().map(api_of).unwrap_or_default());
     Some(GitHub { client_id: client_id?, client_secret: secret?, base_url: base_url?, api_url: api_url? })
-}
-
-fn from_environment(node: &Node<'_>, name: &str, environment: Environment<'_>) -> Option<String> {
-    let value = environment(name).filter(|value| !value.trim().is_empty());
-    if value.is_none() {
-        node.problem(format_args!("is missing, and the environment variable {name} is not set"));
-    }
-    value
-}
-
-/// A secret written in the file (usually as `${NAME}`) or kept in a file of its own.
-pub(super) fn secret_of(inline: &Node<'_>, file: &Node<'_>) -> Option<SecretString> {
-    if inline.exists() && file.exists() {
-        file.problem("is given beside the secret itself; keep one of them");
-        return None;
-    }
-    let secret = if file.exists() {
-        let read = |path: &str| {
-            std::fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))
-        };
-        file.parsed(read)?.trim().to_owned()
-    } else {
-        inline.quoted()?
-    };
-    if secret.trim().is_empty() {
-        if file.exists() { file } else { inline }.problem("is empty");
-        return None;
-    }
-    Some(SecretString::from(secret))
 }
 
 /// https, or http on a loopback host: credentials travel there.

@@ -159,19 +159,19 @@ impl Credentials {
 
     /// Whether it is time for [`Credentials::recheck_later`].
     pub fn is_stale(&self, credential: &Credential) -> bool {
-        self.0.clock.now().since(credential.checked) >= RECHECK_AFTER
+        self.0.clock.now().age_of(credential.checked) >= RECHECK_AFTER
     }
 
     /// Whether the last good answer is too old to be used without a new one, GitHub in trouble or not.
     pub fn is_overdue(&self, credential: &Credential) -> bool {
-        self.0.clock.now().since(credential.checked) >= RECHECK_AFTER + OUTAGE_GRACE
+        self.0.clock.now().age_of(credential.checked) >= RECHECK_AFTER + OUTAGE_GRACE
     }
 
     /// Starts a check in the background; what it finds shows in the store.
     pub fn recheck_later(&self, key: &str) {
         let (inner, key, now) = (self.0.clone(), key.to_owned(), self.0.clock.now());
         // GitHub in trouble, or out of patience, is not asked at every request of everybody.
-        let asked = inner.asked.get(&key).is_some_and(|asked| now.since(asked) < CHECK_SPACING);
+        let asked = inner.asked.get(&key).is_some_and(|asked| now.age_of(asked) < CHECK_SPACING);
         if asked || inner.busy.contains_key(&key) {
             return;
         }
@@ -274,7 +274,7 @@ impl Inner {
 
     async fn check_alone(&self, key: &str, spacing: Duration) -> Result<(), CredentialError> {
         let credential = self.refresh_alone(key, self.refreshes.arrive()).await?;
-        let age = self.clock.now().since(credential.checked);
+        let age = self.clock.now().age_of(credential.checked);
         if age < spacing {
             return Ok(());
         }
@@ -314,7 +314,7 @@ impl Inner {
     /// GitHub cannot be asked: its last good answer counts for an hour.
     async fn forgiven(&self, key: &str, trouble: Trouble) -> Result<(), CredentialError> {
         let checked = self.read(key).await?.checked;
-        if self.clock.now().since(checked) >= OUTAGE_GRACE {
+        if self.clock.now().age_of(checked) >= OUTAGE_GRACE {
             return Err(trouble.into());
         }
         warn!(error = %trouble, "GitHub could not confirm a credential; the last answer counts for an hour");

@@ -69,7 +69,7 @@ impl Sealable for PendingLogin {
 impl Flow {
     /// Whether the person took too long.
     pub fn is_over(&self, now: Time) -> bool {
-        now.since(self.started) > FLOW_LIFETIME
+        now.age_of(self.started) > FLOW_LIFETIME
     }
 }
 

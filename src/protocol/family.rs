@@ -111,7 +111,7 @@ impl Family {
         if generation == current {
             let stage = Stage::Live { generation: current + 1, rotated: now };
             Rotation::Next(Box::new(Family { stage, ..self.clone() }))
-        } else if successor == Some(current) && now.since(rotated) <= lifetimes.refresh_grace {
+        } else if successor == Some(current) && now.age_of(rotated) <= lifetimes.refresh_grace {
             Rotation::SameSuccessor
         } else {
             Rotation::Reused

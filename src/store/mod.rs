@@ -3,6 +3,7 @@
 //! Every verb is one atomic operation of the backend. A backend never decides anything: it fails
 //! ([`StoreError`], answered with 503) or it tells what is there. Tokens in any form never come here.
 
+pub mod authentic;
 pub mod conformance;
 pub mod families;
 pub mod memory;

@@ -3,16 +3,20 @@
 //! WAL with `synchronous=FULL`: a write is acknowledged after its fsync. Two threads of their own, one that
 //! writes and one that reads, so that no core ever waits for a disk; writes that wait together share a commit.
 
-use std::path::{Path, PathBuf};
+mod file;
+
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use tokio::sync::oneshot;
+use tracing::warn;
 
 use super::{Created, Pending, Record, Records, Replaced, StoreError};
 use crate::clock::{Clock, Time};
+pub use file::OpenError;
+use file::{Whereabouts, connect, prepare, reconnect};
 
 /// A handle on the two threads. When it is dropped they finish what they were given and close the file, which
 /// leaves the whole database in it (and no -wal file beside it).
@@ -40,33 +44,16 @@ impl Drop for Worker {
 type Job = Box<dyn FnOnce(&Connection) -> Report + Send>;
 type Report = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
-/// Why the file cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("cannot create {}: {source}", path.display())]
-    Create { path: PathBuf, source: std::io::Error },
-    #[error("cannot use {} as a database: {source}", path.display())]
-    Database { path: PathBuf, source: rusqlite::Error },
-    #[error("{} was written by a newer version of this program (schema {found}, known {SCHEMA})", path.display())]
-    Newer { path: PathBuf, found: i64 },
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-}
-
 impl Sqlite {
     /// Opens (or creates, readable by its owner only) the file and starts the threads.
     pub fn open(path: &Path, clock: Clock) -> Result<Self, OpenError> {
-        create_private(path).map_err(|source| OpenError::Create { path: path.into(), source })?;
-        let database = |source| OpenError::Database { path: path.into(), source };
-        let connection = connect(path).map_err(database)?;
-        let found: i64 =
-            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(database)?;
-        if found > SCHEMA {
-            return Err(OpenError::Newer { path: path.into(), found });
-        }
-        connection.execute_batch(MIGRATE).map_err(database)?;
-        let writer = run("store-writer", connection, true)?;
-        let reader = run("store-reader", connect(path).map_err(database)?, false)?;
+        let connection = prepare(path)?;
+        let second = connect(path).map_err(|source| OpenError::Database { path: path.into(), source })?;
+        let file = Whereabouts::of(path);
+        let file = file.map_err(|source| OpenError::Create { path: path.into(), source })?;
+        let writer =
+            run("store-writer", move |jobs| Writer { connection: Some(connection), file }.work(jobs))?;
+        let reader = run("store-reader", move |jobs| jobs.iter().for_each(|job| job(&second)(Ok(()))))?;
         Ok(Sqlite { clock, writer, reader })
     }
 
@@ -92,57 +79,85 @@ impl Sqlite {
     }
 }
 
-fn run(name: &str, connection: Connection, writes: bool) -> Result<Worker, OpenError> {
+fn run(name: &str, work: impl FnOnce(&Receiver<Job>) + Send + 'static) -> Result<Worker, OpenError> {
     let (sender, jobs) = channel();
-    let work = move || if writes { write_loop(&connection, &jobs) } else { read_loop(&connection, &jobs) };
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(work).map_err(OpenError::Thread)?;
-    Ok(Worker { jobs: Some(sender), thread: Some(thread) })
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || work(&jobs));
+    Ok(Worker { jobs: Some(sender), thread: Some(thread.map_err(OpenError::Thread)?) })
 }
 
-fn read_loop(connection: &Connection, jobs: &Receiver<Job>) {
-    jobs.iter().for_each(|job| job(connection)(Ok(())));
+/// The one thread that writes.
+struct Writer {
+    /// None after a commit that failed: what it left behind is looked after before anything else is written.
+    connection: Option<Connection>,
+    file: Whereabouts,
 }
 
-/// Everything that waits goes into one transaction: one fsync, then all answers.
-fn write_loop(connection: &Connection, jobs: &Receiver<Job>) {
-    while let Ok(first) = jobs.recv() {
-        let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(MAX_BATCH - 1)).collect();
-        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
-            let error = StoreError::new(error);
-            // Not even begun: every job is told so without having run on the data.
-            batch.into_iter().for_each(|job| job(&refusing())(Err(error.clone())));
-            continue;
+impl Writer {
+    /// Everything that waits goes into one transaction: one fsync, then all answers.
+    fn work(mut self, jobs: &Receiver<Job>) {
+        while let Ok(first) = jobs.recv() {
+            let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(MAX_BATCH - 1)).collect();
+            match self.begin() {
+                Ok(connection) => {
+                    let (reports, outcome) = commit(connection, batch);
+                    if outcome.is_err() {
+                        self.connection = None;
+                        // Before anybody is told: who hears of the failure may come back at once.
+                        self.mend();
+                    }
+                    reports.into_iter().for_each(|report| report(outcome.clone()));
+                }
+                // Not even begun: every job is told so without having run on the data.
+                Err(error) => batch.into_iter().for_each(|job| job(&refusing())(Err(error.clone()))),
+            }
         }
-        let reports: Vec<Report> = batch.into_iter().map(|job| job(connection)).collect();
-        let committed = connection.execute_batch("COMMIT").map_err(StoreError::new);
-        if committed.is_err() && !connection.is_autocommit() {
-            let _ = connection.execute_batch("ROLLBACK");
-        }
-        reports.into_iter().for_each(|report| report(committed.clone()));
     }
+
+    fn begin(&mut self) -> Result<&Connection, StoreError> {
+        self.file.still_hold()?;
+        self.mend();
+        let connection = self.connection.take().ok_or_else(|| StoreError::new("not mended yet"))?;
+        match connection.execute_batch("BEGIN IMMEDIATE") {
+            Ok(()) => Ok(self.connection.insert(connection)),
+            Err(error) => {
+                // Another process holds the lock: nothing is wrong with the connection.
+                let busy = error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy);
+                self.connection = Some(connection).filter(|_| busy);
+                Err(StoreError::new(error))
+            }
+        }
+    }
+
+    /// After a failed commit nothing is known about what reached the disk: the connection is given up, never
+    /// used on, and its successor starts from what was acknowledged.
+    fn mend(&mut self) {
+        if self.connection.is_none() && self.file.still_hold().is_ok() {
+            match reconnect(self.file.path()) {
+                Ok(connection) => self.connection = Some(connection),
+                Err(error) => warn!(%error, "the database cannot be written to"),
+            }
+        }
+    }
+}
+
+/// Runs the jobs and ends their transaction.
+fn commit(connection: &Connection, batch: Vec<Job>) -> (Vec<Report>, Result<(), StoreError>) {
+    let mut reports = Vec::with_capacity(batch.len());
+    for job in batch {
+        // A full disk ends the transaction under our hands; what came after it would be committed by itself.
+        let ended = connection.is_autocommit();
+        reports.push(if ended { job(&refusing()) } else { job(connection) });
+    }
+    let outcome = connection.execute_batch("COMMIT").map_err(StoreError::new);
+    if outcome.is_err() && !connection.is_autocommit() {
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    (reports, outcome)
 }
 
 /// A connection without tables, on which a job can only fail.
 fn refusing() -> Connection {
     Connection::open_in_memory().expect("an empty in-memory database opens")
-}
-
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY)?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
-    Ok(connection)
-}
-
-/// Creates the file for its owner only; SQLite gives its -wal and -shm files the same mode.
-fn create_private(path: &Path) -> std::io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
 }
 
 impl Records for Sqlite {
@@ -236,19 +251,6 @@ fn sql_time(time: Time) -> i64 {
     i64::try_from(time.millis()).unwrap_or(i64::MAX)
 }
 
-const SCHEMA: i64 = 1;
-const MIGRATE: &str = "
-    BEGIN IMMEDIATE;
-    CREATE TABLE IF NOT EXISTS records (
-        key TEXT PRIMARY KEY, bytes BLOB NOT NULL, version INTEGER NOT NULL,
-        owner TEXT NOT NULL, expires INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    CREATE INDEX IF NOT EXISTS records_by_owner ON records (owner) WHERE owner <> '';
-    CREATE INDEX IF NOT EXISTS records_by_expiry ON records (expires);
-    PRAGMA user_version = 1;
-    COMMIT;";
-/// How long another process may hold the write lock before we answer 503.
-const BUSY: Duration = Duration::from_secs(5);
 /// Bounds what one failed commit takes with it.
 const MAX_BATCH: usize = 256;
-const SWEEP_BITE: u32 = 2_000;
+const SWEEP_BITE: u32 = 500;

@@ -4,6 +4,8 @@
 //! `docs/security.md` is made from them.
 
 mod answers;
+mod clock;
+mod faults;
 mod flood;
 mod frames;
 mod github;
@@ -11,6 +13,8 @@ mod grants;
 mod http2;
 mod rates;
 mod rig;
+mod secrets;
+mod storage;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;

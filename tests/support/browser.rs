@@ -26,12 +26,20 @@ impl Browser {
 
     /// Opens a URL, as typed or clicked.
     pub async fn get(&mut self, url: &str) -> Answer {
+        self.try_get(url).await.expect("an answer")
+    }
+
+    async fn try_get(&mut self, url: &str) -> Option<Answer> {
         let request = plain::request(Method::GET, url).header(header::ACCEPT, "text/html");
         self.go(url, request, Bytes::new()).await
     }
 
     /// Submits the consent form as a browser does.
     pub async fn decide(&mut self, flow: &str, decision: &str) -> Answer {
+        self.try_decide(flow, decision).await.expect("an answer")
+    }
+
+    async fn try_decide(&mut self, flow: &str, decision: &str) -> Option<Answer> {
         let url = format!("{PUBLIC}/consent");
         let request = plain::request(Method::POST, &url)
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
@@ -60,6 +68,15 @@ impl Browser {
         redirect.header("location").to_owned()
     }
 
+    /// The whole way while the proxy may be killed: `None` when it did not come to its end.
+    pub async fn try_approve(&mut self, authorize_url: &str) -> Option<String> {
+        let page = self.try_get(authorize_url).await?;
+        let page = self.try_decide(&flow(&page), "approve").await?;
+        let github = self.try_get(&onward(&page)).await?;
+        let answer = self.try_get(github.header("location")).await?;
+        (answer.status == 303).then(|| answer.header("location").to_owned())
+    }
+
     /// The whole way; returns the URL that leads back to the client.
     pub async fn approve(&mut self, authorize_url: &str) -> String {
         let callback = self.reach_callback(authorize_url).await;
@@ -70,7 +87,7 @@ impl Browser {
         }
     }
 
-    async fn go(&mut self, url: &str, mut request: http::request::Builder, body: Bytes) -> Answer {
+    async fn go(&mut self, url: &str, mut request: http::request::Builder, body: Bytes) -> Option<Answer> {
         let parsed = url::Url::parse(url).unwrap_or_else(|_| panic!("not a URL: {url:?}"));
         let origin = parsed.origin().ascii_serialization();
         let jar = self.cookies.entry(origin.clone()).or_default();
@@ -85,14 +102,14 @@ impl Browser {
             true => self.proxy,
             false => parsed.socket_addrs(|| None).expect("resolves")[0],
         };
-        let answer = plain::send(address, request.body(body).expect("a request")).await;
+        let answer = plain::try_send(address, request.body(body).expect("a request")).await?;
         for cookie in answer.headers.get_all(header::SET_COOKIE) {
             let cookie = cookie.to_str().expect("text");
             let (name, value) =
                 cookie.split(';').next().and_then(|pair| pair.split_once('=')).expect("a cookie");
             jar.insert(name.to_owned(), value.to_owned());
         }
-        answer
+        Some(answer)
     }
 }
 

@@ -10,21 +10,48 @@ use std::time::Duration;
 
 use super::TempDir;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_mcp-auth-proxy");
+
 /// A running program; killed when dropped.
 pub struct Program {
     child: Child,
     address: SocketAddr,
     said: Arc<Mutex<String>>,
+    surroundings: Surroundings,
+}
+
+/// What a program is started in.
+#[derive(Clone, Default)]
+pub struct Surroundings {
+    /// Further environment variables.
+    pub environment: Vec<(String, String)>,
+    /// Shell commands that are run before it in its place, like `ulimit -n 64`.
+    pub first: String,
 }
 
 impl Program {
     /// Starts it on a configuration kept in `dir` and waits until it serves.
     pub fn start(dir: &TempDir, yaml: &str, log: &str) -> Self {
+        Self::start_in(Surroundings::default(), dir, yaml, log)
+    }
+
+    /// The same in other surroundings.
+    pub fn start_in(surroundings: Surroundings, dir: &TempDir, yaml: &str, log: &str) -> Self {
         let config = dir.path().join("proxy.yaml");
         std::fs::write(&config, yaml).expect("written");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_mcp-auth-proxy"))
+        let mut command = match surroundings.first.as_str() {
+            "" => Command::new(PROGRAM),
+            first => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("{first}; exec \"$0\" \"$@\""), PROGRAM]);
+                shell
+            }
+        };
+        let mut child = command
             .arg("--config")
             .arg(&config)
+            .current_dir(dir.path())
+            .envs(surroundings.environment.clone())
             .env("MCP_AUTH_PROXY_LOG", log)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -37,13 +64,13 @@ impl Program {
         listen(child.stderr.take().expect("piped"), &said, serving);
         let address = served.recv_timeout(Duration::from_secs(20));
         let address = address.unwrap_or_else(|_| panic!("it does not serve: {:?}", said.lock()));
-        Program { child, address, said }
+        Program { child, address, said, surroundings }
     }
 
     /// Starts it again on the same configuration.
     pub fn again(&mut self, dir: &TempDir, log: &str) -> SocketAddr {
         let yaml = std::fs::read_to_string(dir.path().join("proxy.yaml")).expect("read");
-        *self = Program::start(dir, &yaml, log);
+        *self = Program::start_in(self.surroundings.clone(), dir, &yaml, log);
         self.address
     }
 

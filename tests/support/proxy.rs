@@ -20,7 +20,7 @@ use super::TempDir;
 use super::browser::Browser;
 use super::github::{GitHub, Options, TokenKind, User};
 use super::http::{self as plain, Answer, form};
-use super::program::Program;
+use super::program::{Program, Surroundings};
 use super::tls::Front;
 use super::upstream::Mcp;
 
@@ -60,6 +60,8 @@ pub struct Setup {
     /// How to speak to a proxy that ends TLS itself.
     pub client: Option<ClientConfig>,
     pub tuning: Tuning,
+    /// For a process of its own.
+    pub surroundings: Surroundings,
 }
 
 impl Default for Setup {
@@ -78,6 +80,7 @@ impl Default for Setup {
                 github_timeout: Duration::from_secs(5),
                 ..Tuning::default()
             },
+            surroundings: Surroundings::default(),
         }
     }
 }
@@ -129,7 +132,7 @@ impl Proxy {
     /// The real program, as a process of its own with the machine's clock, in the same surroundings.
     pub async fn as_process(setup: Setup, dir: &TempDir, log: &str) -> (Self, Program) {
         let (github, mcp, yaml) = surroundings(&setup).await;
-        let program = Program::start(dir, &yaml, log);
+        let program = Program::start_in(setup.surroundings, dir, &yaml, log);
         let (address, clock) = (program.address(), ManualClock::new(42));
         setup.client.into_iter().for_each(|client| plain::over_tls(address, client));
         (Proxy { address, app: None, clock, github, mcp, yaml }, program)

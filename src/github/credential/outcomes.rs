@@ -2,6 +2,7 @@
 //! all who queue, and not before it wants to be asked again.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::super::Trouble;
 use crate::clock::Time;
@@ -36,7 +37,7 @@ impl Outcomes {
     pub(super) fn for_waiter(&self, key: &str, arrival: Arrival, now: Time) -> Option<Result<(), Trouble>> {
         let outcome = self.last.get(key)?;
         match outcome.trouble {
-            Some((trouble, until)) if outcome.number > arrival.0 || now < until => Some(Err(trouble)),
+            Some((trouble, until)) if outcome.number > arrival.0 || rests(now, until) => Some(Err(trouble)),
             None if outcome.number > arrival.0 => Some(Ok(())),
             _ => None,
         }
@@ -50,5 +51,12 @@ impl Outcomes {
     }
 }
 
+/// Whether GitHub still wants to be left alone. An end that is far away was noted by a clock that was far ahead.
+fn rests(now: Time, until: Time) -> bool {
+    now < until && until.since(now) <= LONGEST_REST
+}
+
+/// GitHub's limits are counted by the hour.
+const LONGEST_REST: Duration = Duration::from_secs(2 * 3_600);
 /// Credentials; forgetting one costs a call.
 const MAX_REMEMBERED: u64 = 100_000;
