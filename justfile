@@ -37,6 +37,10 @@ fuzz:
 differential: release
     tests/differential/run
 
+# the table of docs/security.md, from what tests say they hold
+security:
+    UPDATE=1 cargo test --test catalogue
+
 # licences, advisories, doubles
 deny:
     cargo deny check

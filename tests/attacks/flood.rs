@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::rig::Rig;
 use crate::support::http as plain;
+use crate::support::program::is_for_people;
 use crate::support::proxy::Setup;
 use crate::support::raw;
 use crate::support::upstream::{RESULT, events, json};
@@ -93,7 +94,7 @@ async fn middle_of_pings(rig: &Rig, token: &str) -> Duration {
 async fn slow_heads(number: usize) {
     raise_own_limit();
     let mut rig = limited("head_timeout: 4s").await;
-    rig.expect_memory(number as u64 * PER_STREAM_KIB);
+    rig.expect_memory(number as u64 * per_stream_kib());
     let tokens = rig.login().await;
     let before = middle_of_pings(&rig, &tokens.access).await;
     let mut slow = Vec::new();
@@ -122,7 +123,7 @@ async fn slow_heads_are_cut_and_slow_down_nobody() {
 
 // DS-01
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes thousands of descriptors: cargo test --release --test attacks -- --ignored slow_heads"]
+#[ignore = "takes thousands of descriptors: MCP_AUTH_PROXY=target/release/mcp-auth-proxy cargo test --test attacks -- --ignored slow_heads"]
 async fn two_thousand_slow_heads_are_cut_and_slow_down_nobody() {
     slow_heads(2_000).await;
 }
@@ -289,7 +290,7 @@ async fn idle_streams(number: usize) -> u64 {
     raise_own_limit();
     let mut rig =
         limited("streams_per_person: 20000, connections: 20000, connections_per_address: 20000").await;
-    rig.expect_memory(number as u64 * PER_STREAM_KIB);
+    rig.expect_memory(number as u64 * per_stream_kib());
     let tokens = rig.login().await;
     let mut fed = streams(&rig);
     let before = rig.vitals();
@@ -318,15 +319,15 @@ async fn idle_streams(number: usize) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_stream_costs_little() {
     let each = idle_streams(600).await;
-    assert!(each <= PER_STREAM_KIB, "{each} KiB for each stream");
+    assert!(each <= per_stream_kib(), "{each} KiB for each stream");
 }
 
 // DS-02
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes 20 000 descriptors: cargo test --release --test attacks -- --ignored idle_streams --nocapture"]
+#[ignore = "takes 20 000 descriptors: MCP_AUTH_PROXY=target/release/mcp-auth-proxy cargo test --test attacks -- --ignored idle_streams --nocapture"]
 async fn nine_thousand_idle_streams_cost_little() {
     let each = idle_streams(9_000).await;
-    assert!(each <= PER_STREAM_KIB, "{each} KiB for each stream");
+    assert!(each <= per_stream_kib(), "{each} KiB for each stream");
 }
 
 // DS-01: slow bodies.
@@ -437,4 +438,6 @@ async fn a_slow_reader_gets_every_byte_and_costs_little() {
 }
 
 /// What an idle stream may cost; without optimisation the same state takes more.
-const PER_STREAM_KIB: u64 = if cfg!(debug_assertions) { 80 } else { 40 };
+fn per_stream_kib() -> u64 {
+    if is_for_people() { 40 } else { 80 }
+}

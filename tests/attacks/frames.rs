@@ -411,7 +411,7 @@ async fn all_floods_at_once_stay_within_256_mib() {
 
 // DS-08
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: cargo test --release --test attacks -- --ignored all_floods --nocapture"]
+#[ignore = "takes minutes: MCP_AUTH_PROXY=target/release/mcp-auth-proxy cargo test --test attacks -- --ignored all_floods --nocapture"]
 async fn all_floods_at_once_stay_within_256_mib_for_minutes() {
     mixed(300).await;
 }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +10,6 @@ use std::thread;
 use std::time::Duration;
 
 use super::TempDir;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_mcp-auth-proxy");
 
 /// A running program; killed when dropped.
 pub struct Program {
@@ -40,10 +39,10 @@ impl Program {
         let config = dir.path().join("proxy.yaml");
         std::fs::write(&config, yaml).expect("written");
         let mut command = match surroundings.first.as_str() {
-            "" => Command::new(PROGRAM),
+            "" => Command::new(path()),
             first => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("{first}; exec \"$0\" \"$@\""), PROGRAM]);
+                shell.args(["-c", &format!("{first}; exec \"$0\" \"$@\"")]).arg(path());
                 shell
             }
         };
@@ -108,6 +107,20 @@ impl Program {
     pub fn said(&self) -> String {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// The program under test: this build's, or the one that `MCP_AUTH_PROXY` names, which should be a release build.
+fn path() -> PathBuf {
+    named().unwrap_or_else(|| env!("CARGO_BIN_EXE_mcp-auth-proxy").into())
+}
+
+/// Whether the program is one that people run: figures of memory and time are promised for those.
+pub fn is_for_people() -> bool {
+    named().is_some() || !cfg!(debug_assertions)
+}
+
+fn named() -> Option<PathBuf> {
+    std::env::var_os("MCP_AUTH_PROXY").map(PathBuf::from)
 }
 
 impl Drop for Program {
