@@ -5,6 +5,7 @@
 
 mod body;
 mod dial;
+mod fair;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod headers;

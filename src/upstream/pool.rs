@@ -14,11 +14,13 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::body::RequestBody;
 use super::dial::Dialer;
+use super::fair::Fair;
 use crate::clock::{Clock, Time};
 
 /// Where an upstream is.
@@ -188,10 +190,10 @@ impl Pool {
         let stream = self.dialer.connect(&target.host, target.port).await?;
         stream.set_nodelay(true).map_err(text)?;
         match &target.tls {
-            None => handshake(TokioIo::new(stream)).await,
+            None => handshake(stream).await,
             Some((connector, name)) => {
                 let stream = connector.connect(name.clone(), stream).await.map_err(text)?;
-                handshake(TokioIo::new(stream)).await
+                handshake(stream).await
             }
         }
     }
@@ -203,11 +205,12 @@ impl Pool {
 
 async fn handshake<T>(io: T) -> Result<Sender, String>
 where
-    T: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD);
-    let (sender, connection) = builder.handshake(io).await.map_err(|error| error.to_string())?;
+    let (sender, connection) =
+        builder.handshake(TokioIo::new(Fair::new(io))).await.map_err(|error| error.to_string())?;
     // One task per connection; it ends with it. What goes wrong shows at the request that met it.
     tokio::spawn(async move { drop(connection.await) });
     Ok(sender)
@@ -220,4 +223,4 @@ const MAX_IDLE_TIME: Duration = Duration::from_millis(4_500);
 /// A connection whose answer was just read to the end is free as soon as its task has run.
 const READY_WITHIN: Duration = Duration::from_millis(20);
 /// Largest head of an answer, and read buffer of a connection.
-const MAX_HEAD: usize = 64 << 10;
+const MAX_HEAD: usize = 32 << 10;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
-use crate::flood::is_closed;
+use crate::flood::{is_closed, streams};
 use crate::rig::Rig;
 use crate::support::proxy::Setup;
 use crate::support::raw;
@@ -170,7 +171,7 @@ async fn an_answer_that_never_begins_is_given_up_on_and_stops_nobody() {
         };
         let others = async {
             for _ in 0..30 {
-                let answer = timeout(Duration::from_secs(15), rig.proxy.ping(&tokens.access)).await;
+                let answer = timeout(Duration::from_secs(5), rig.proxy.ping(&tokens.access)).await;
                 answer.expect("nobody else waits for it").expect(200);
             }
         };
@@ -182,3 +183,36 @@ async fn an_answer_that_never_begins_is_given_up_on_and_stops_nobody() {
 
 const EVIL: &str = "HTTP/1.1 200 OK\r\nX-Evil: 1\r\nContent-Length: 6\r\n\r\npoison";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhonest";
+// UP-08: fifty at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_readers_of_nothing_cost_little_each() {
+    let mut rig = Rig::start().await;
+    let tokens = rig.login().await;
+    let mut fed = streams(&rig);
+    let get = format!("GET /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {}\r\n\r\n", tokens.access);
+    let before = rig.vitals().rss_kib;
+    let event = Bytes::from([&b"data: "[..], &[b'a'; 1 << 20], b"\n\n"].concat());
+    let mut held = Vec::new();
+    for _ in 0..READERS {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("set");
+        let mut client = socket.connect(rig.proxy.address()).await.expect("connects");
+        client.write_all(get.as_bytes()).await.expect("writes");
+        let feed = soon(fed.recv()).await.expect("a stream");
+        for _ in 0..32 {
+            feed.send(Ok(event.clone())).expect("it is read");
+        }
+        held.push((client, feed));
+    }
+    let mut most = 0;
+    for _ in 0..20 {
+        sleep(Duration::from_millis(100)).await;
+        most = most.max(rig.vitals().rss_kib);
+    }
+    println!("{} KiB for each of {READERS} streams of 32 MiB", most.saturating_sub(before) / READERS);
+    assert!(most < before + READERS * 256, "{before} KiB became {most}");
+    drop(held);
+    rig.verify().await;
+}
+
+const READERS: u64 = 50;
