@@ -210,7 +210,7 @@ async fn answered(
     request: http::Request<Incoming>,
     open: OpenRequest,
 ) -> Response<Answering<Body>> {
-    let response = server.answer(peer, request).await;
+    let response = server.answer(peer, request, &open).await;
     open.given();
     response.map(|body| Answering { body, request: open })
 }

@@ -80,12 +80,17 @@ struct Person(u64, Box<str>);
 
 impl Server {
     /// Answers one request; never fails, because errors are answers.
-    pub async fn answer(self: Arc<Self>, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+    pub async fn answer(
+        self: Arc<Self>,
+        peer: SocketAddr,
+        request: Request<Incoming>,
+        open: &seats::Request,
+    ) -> Response<Body> {
         let started = self.clock.now();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let client = self.proxies.client(peer, request.headers());
-        let mut response = self.routed(client, request).await;
+        let mut response = self.routed(client, request, open).await;
         if self.strict_transport {
             reply::strict_transport(&mut response);
         }
@@ -102,7 +107,12 @@ impl Server {
         }
     }
 
-    async fn routed(&self, client: Client, request: Request<Incoming>) -> Response<Body> {
+    async fn routed(
+        &self,
+        client: Client,
+        request: Request<Incoming>,
+        open: &seats::Request,
+    ) -> Response<Body> {
         let route = router::route(self, request.uri().path());
         if matches!(route, Route::Health | Route::Ready) {
             return self.health(matches!(route, Route::Ready));
@@ -112,7 +122,7 @@ impl Server {
         }
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match route {
-            Route::Resource(number) => self.resource(number, client, request).await,
+            Route::Resource(number) => self.resource(number, client, request, open).await,
             Route::Endpoint(endpoint) => self.endpoint(endpoint, client, request).await,
             Route::Document(_) if *request.method() == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
             Route::Document(document) if get => reply::document(document.clone()),
@@ -133,17 +143,29 @@ impl Server {
     }
 
     /// Answers of resources are never kept by a cache, so only pages get the headers for pages.
-    async fn resource(&self, number: usize, client: Client, request: Request<Incoming>) -> Response<Body> {
+    async fn resource(
+        &self,
+        number: usize,
+        client: Client,
+        request: Request<Incoming>,
+        open: &seats::Request,
+    ) -> Response<Body> {
         let from_a_page = request.headers().contains_key(header::ORIGIN);
         if !self.origins.allow(request.headers()) {
             return self.refused(request, Problem::Origin).await;
         }
-        let response = self.gated(number, client, request).await;
+        let response = self.gated(number, client, request, open).await;
         if from_a_page { reply::exposed(response) } else { response }
     }
 
     /// Gate, then upstream.
-    async fn gated(&self, number: usize, client: Client, request: Request<Incoming>) -> Response<Body> {
+    async fn gated(
+        &self,
+        number: usize,
+        client: Client,
+        request: Request<Incoming>,
+        open: &seats::Request,
+    ) -> Response<Body> {
         let published = &self.upstreams[number];
         match *request.method() {
             Method::OPTIONS => return reply::preflight(RESOURCE_METHODS),
@@ -161,10 +183,13 @@ impl Server {
         };
         let person = Person(permit.person(), permit.login().into());
         let mut response = match self.bounds.people.take(permit.person()) {
-            Some(open) => match published.upstream.forward(permit, request).await {
-                Ok(response) => response.map(|answer| Body::Stream(answer, open)),
-                Err(failure) => reply::upstream_failure(failure),
-            },
+            Some(held) => {
+                open.is_of_a_person();
+                match published.upstream.forward(permit, request).await {
+                    Ok(response) => response.map(|answer| Body::Stream(answer, held)),
+                    Err(failure) => reply::upstream_failure(failure),
+                }
+            }
             None => self.refused(request, Problem::TooManyStreams).await,
         };
         response.extensions_mut().insert(person);

@@ -1,8 +1,9 @@
 //! The open connections of one core: how many there may be, and who leaves when a new one finds none free.
 //!
 //! A connection is idle while no request is open on it, be it new, half a head or kept alive. When all seats are
-//! taken, those that have been idle for longest are closed, a few at a time: whoever only holds connections
-//! loses them, whoever uses them does not. When all are busy, the new one waits until one is not.
+//! taken, those that have been idle for longest are closed, a few at a time; then those on which only strangers'
+//! requests are open: whoever sends a body that never comes, or does not read an answer, holds nothing either.
+//! When every one carries a request of a person, the new one waits until one does not.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -36,8 +37,10 @@ pub struct Seat {
     number: u64,
     /// Open requests.
     requests: AtomicUsize,
-    /// The tick since which there are none.
-    idle_since: AtomicU64,
+    /// Of these, such that showed a token of ours.
+    of_people: AtomicUsize,
+    /// The tick since which there are none; or, if there are some, since which there have been some all along.
+    since: AtomicU64,
     /// Whether it was told to leave already.
     told: AtomicBool,
     /// Leave, whatever is open.
@@ -96,7 +99,8 @@ impl Seats {
             seats: Arc::downgrade(self),
             number,
             requests: AtomicUsize::new(0),
-            idle_since: AtomicU64::new(self.now()),
+            of_people: AtomicUsize::new(0),
+            since: AtomicU64::new(self.now()),
             told: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             leave: Notify::new(),
@@ -109,14 +113,15 @@ impl Seats {
     /// Closes the idlest: several, so that looking for them is not done for each newcomer.
     pub fn make_room(&self) {
         let open = self.lock();
-        let idle = open.values().filter(|seat| seat.is_idle() && !seat.told.load(Ordering::Relaxed));
-        let mut idle: Vec<&Arc<Seat>> = idle.collect();
-        let some = (self.most / SHARE_CLOSED).max(1).min(idle.len());
-        if some < idle.len() {
-            let since = |seat: &&Arc<Seat>| (seat.idle_since.load(Ordering::Relaxed), seat.number);
-            idle.select_nth_unstable_by_key(some, since);
+        let given_up = open.values().filter(|seat| seat.may_leave() && !seat.told.load(Ordering::Relaxed));
+        let mut given_up: Vec<&Arc<Seat>> = given_up.collect();
+        let some = (self.most / SHARE_CLOSED).max(1).min(given_up.len());
+        if some < given_up.len() {
+            let order =
+                |seat: &&Arc<Seat>| (!seat.is_idle(), seat.since.load(Ordering::Relaxed), seat.number);
+            given_up.select_nth_unstable_by_key(some, order);
         }
-        idle[..some].iter().for_each(|seat| seat.tell());
+        given_up[..some].iter().for_each(|seat| seat.tell());
         self.closed.fetch_add(some, Ordering::Relaxed);
     }
 
@@ -155,6 +160,11 @@ impl Seat {
         self.requests.load(Ordering::Relaxed) == 0
     }
 
+    /// Whether nobody we know loses anything.
+    fn may_leave(&self) -> bool {
+        self.of_people.load(Ordering::Relaxed) == 0
+    }
+
     fn tell(&self) {
         self.told.store(true, Ordering::Relaxed);
         self.leave.notify_one();
@@ -168,7 +178,7 @@ impl Seat {
     fn has_to_leave(&self, now: u64, patience: Patience) -> bool {
         let over = |since: u64, limit: Duration| TICK * ticks(now.saturating_sub(since)) > limit;
         if self.is_idle() {
-            return over(self.idle_since.load(Ordering::Relaxed), patience.idle);
+            return over(self.since.load(Ordering::Relaxed), patience.idle);
         }
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.retain(|answer| answer.strong_count() > 0);
@@ -182,18 +192,22 @@ impl Seated {
     pub async fn told_to_leave(&self) {
         loop {
             self.0.leave.notified().await;
-            if self.0.is_idle() || self.0.cut.load(Ordering::Relaxed) {
+            if self.0.may_leave() || self.0.cut.load(Ordering::Relaxed) {
                 return;
             }
-            // A request came in between: it is served.
+            // A person's request came in between: it is served.
             self.0.told.store(false, Ordering::Relaxed);
         }
     }
 
     /// A request begins; it is over when what this returns is dropped.
     pub fn request(&self) -> Request {
-        self.0.requests.fetch_add(1, Ordering::Relaxed);
-        Request { seat: self.0.clone(), given: None }
+        if self.0.requests.fetch_add(1, Ordering::Relaxed) == 0
+            && let Some(seats) = self.0.seats.upgrade()
+        {
+            self.0.since.store(seats.now(), Ordering::Relaxed);
+        }
+        Request { seat: self.0.clone(), of_a_person: AtomicBool::new(false), given: None }
     }
 
     /// The same where nothing but the client's own word moves an answer on.
@@ -217,11 +231,19 @@ impl Drop for Seated {
 /// An open request.
 pub struct Request {
     seat: Arc<Seat>,
+    of_a_person: AtomicBool,
     /// The tick at which the client was last given a piece of the answer that it has not asked on from since.
     given: Option<Arc<AtomicU64>>,
 }
 
 impl Request {
+    /// It showed a token of ours: from now on it keeps its connection, however many others come.
+    pub fn is_of_a_person(&self) {
+        if !self.of_a_person.swap(true, Ordering::Relaxed) {
+            self.seat.of_people.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// The head of the answer went out: a client that opens no window for the rest is not waited for either.
     pub fn given(&self) {
         self.note(true);
@@ -238,10 +260,13 @@ impl Drop for Request {
     fn drop(&mut self) {
         let seat = &self.seat;
         let Some(seats) = seat.seats.upgrade() else { return };
-        if seat.requests.load(Ordering::Relaxed) == 1 {
-            seat.idle_since.store(seats.now(), Ordering::Relaxed);
+        let is_idle = seat.requests.fetch_sub(1, Ordering::Relaxed) == 1;
+        if is_idle {
+            seat.since.store(seats.now(), Ordering::Relaxed);
         }
-        if seat.requests.fetch_sub(1, Ordering::Relaxed) == 1 && seats.wanted.load(Ordering::Relaxed) {
+        let of_a_person = *self.of_a_person.get_mut();
+        let is_strangers = of_a_person && seat.of_people.fetch_sub(1, Ordering::Relaxed) == 1;
+        if (is_idle || is_strangers) && seats.wanted.load(Ordering::Relaxed) {
             seats.changed.notify_one();
         }
     }

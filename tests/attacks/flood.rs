@@ -188,6 +188,30 @@ async fn when_all_connections_are_busy_the_next_waits_for_the_first_that_ends() 
     rig.verify().await;
 }
 
+// DS-01: slow bodies.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_requests_that_never_end_keep_no_connection_from_anybody() {
+    let mut rig = limited("connections: 3").await;
+    let tokens = rig.login().await;
+    let mut fed = streams(&rig);
+    let (_, body) = open_stream(&rig, &tokens.access).await;
+    let feed = fed.recv().await.expect("a stream");
+    let head = "POST /token HTTP/1.1\r\nHost: p.test\r\nContent-Length: 1000\r\n\r\ngrant_type=";
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        let mut stream = TcpStream::connect(rig.proxy.address()).await.expect("connects");
+        stream.write_all(head.as_bytes()).await.expect("writes");
+        held.push(stream);
+    }
+    for _ in 0..3 {
+        let ping = timeout(Duration::from_secs(5), rig.proxy.ping(&tokens.access)).await;
+        ping.expect("it waits for no stranger").expect(200);
+    }
+    assert!(!feed.is_closed(), "a person's stream lives on");
+    drop((held, body));
+    rig.verify().await;
+}
+
 // DS-01
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_cannot_take_the_connections_of_all() {

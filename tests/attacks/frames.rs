@@ -234,6 +234,31 @@ async fn answers_that_nobody_reads_end_the_connection() {
 
 // DS-04
 #[tokio::test(flavor = "multi_thread")]
+async fn strangers_whose_window_stays_shut_keep_no_connection_from_anybody() {
+    let mut rig = limited("connections: 3").await;
+    let tokens = rig.login().await;
+    // SETTINGS_INITIAL_WINDOW_SIZE (4) of nothing: the answer's body may never be sent.
+    let shut = [0, 4, 0, 0, 0, 0];
+    let mut held = Vec::new();
+    for _ in 0..12 {
+        let (mut reading, mut writing) = open(&rig, &shut).await;
+        let get = frame(HEADERS, END_HEADERS | END_STREAM, 1, &request(b"GET", b"/healthz"));
+        let _ = writing.write_all(&get).await;
+        // One that finds all taken waits; by then three have been answered, and hold on.
+        if held.len() < 3 {
+            let said = hear(&mut reading, None, Duration::from_millis(500)).await;
+            assert_eq!(said.status(1), Some(200), "{said:?}");
+        }
+        held.push((reading, writing));
+    }
+    let ping = timeout(Duration::from_secs(15), rig.proxy.ping(&tokens.access)).await;
+    ping.expect("it waits for no stranger").expect(200);
+    drop(held);
+    rig.verify().await;
+}
+
+// DS-04
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bomb_of_headers_does_not_go_off() {
     let rig = Rig::start().await;
     let before = rig.vitals().rss_kib;
