@@ -21,7 +21,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -145,14 +145,14 @@ impl Upstream {
         if body.is_end_stream() || parts.method == Method::GET {
             return Ok(RequestBody::whole(Bytes::new()));
         }
+        let arriving = RequestBody::streaming(body, self.settings.max_body, self.settings.body_timeout);
         if length.is_none_or(|length| length > SMALL_BODY) {
-            return Ok(RequestBody::streaming(body, self.settings.max_body, self.settings.body_timeout));
+            return Ok(arriving);
         }
-        let whole = Limited::new(body, SMALL_BODY as usize).collect();
-        match timeout(self.settings.body_timeout, whole).await {
-            Ok(Ok(whole)) => Ok(RequestBody::whole(whole.to_bytes())),
-            Ok(Err(_)) => Err(Failure::BodyBroken),
-            Err(_) => Err(Failure::BodyTooSlow),
+        match arriving.collect().await {
+            Ok(whole) => Ok(RequestBody::whole(whole.to_bytes())),
+            Err(error) if error.is::<TooSlow>() => Err(Failure::BodyTooSlow),
+            Err(_) => Err(Failure::BodyBroken),
         }
     }
 

@@ -394,6 +394,15 @@ async fn a_body_that_trickles_is_cut_and_one_that_is_only_slow_is_not() {
     }
     assert_eq!(raw::status(&raw::hear(&mut stream).await), 200);
     assert_eq!(rig.proxy.mcp.last().body.len(), 409_600);
+    // A small one of 10 KiB in six seconds is as honest, though it is read whole first.
+    let mut stream = TcpStream::connect(rig.proxy.address()).await.expect("connects");
+    stream.write_all(head("Content-Length: 10240").as_bytes()).await.expect("writes");
+    for _ in 0..10 {
+        stream.write_all(&[b'a'; 1024]).await.expect("it is still wanted");
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
+    assert_eq!(raw::status(&raw::hear(&mut stream).await), 200);
+    assert_eq!(rig.proxy.mcp.last().body.len(), 10_240);
     rig.verify().await;
 }
 
