@@ -28,6 +28,8 @@ pub struct Shown {
 /// What the last look found.
 struct Seen {
     contents: Result<[u8; 32], Fault>,
+    /// Whether that is what is shown.
+    usable: bool,
     identity: Identity,
     /// Whether it was told that the identity expires soon.
     warned: bool,
@@ -40,7 +42,7 @@ impl Shown {
         let identity = files.judge(&contents, now)?;
         let current = RwLock::new(identity.config().clone());
         let warned = identity.ends_soon(now).is_some();
-        let seen = Mutex::new(Seen { contents: Ok(contents.digest()), identity, warned });
+        let seen = Mutex::new(Seen { contents: Ok(contents.digest()), usable: true, identity, warned });
         Ok(Shown { files, host: host.to_owned(), handshake, current, seen })
     }
 
@@ -79,11 +81,16 @@ impl Shown {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let contents = self.files.read();
         let digest = contents.as_ref().map(|contents| contents.digest()).map_err(Clone::clone);
-        if digest == seen.contents {
+        let is_news = digest != seen.contents;
+        if !is_news && seen.usable {
             return self.remind(&mut seen, now);
         }
         seen.contents = digest;
-        match contents.and_then(|contents| self.files.judge(&contents, now)) {
+        // What could not be shown is judged at every look: a certificate from an authority whose clock is ahead of
+        // ours is not valid yet, and will be.
+        let judged = contents.and_then(|contents| self.files.judge(&contents, now));
+        seen.usable = judged.is_ok();
+        match judged {
             Ok(identity) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = identity.config().clone();
                 info!(cert = %self.files.cert.display(), "new connections are shown the new TLS certificate");
@@ -94,7 +101,10 @@ impl Shown {
                 seen.identity = identity;
             }
             Err(fault) => {
-                warn!(%fault, "the TLS files have changed and cannot be used; what was shown stays")
+                if is_news {
+                    warn!(%fault, "the TLS files have changed and cannot be used; what was shown stays");
+                }
+                self.remind(&mut seen, now);
             }
         }
     }
@@ -110,3 +120,40 @@ impl Shown {
 
 /// The name of HTTP/2 in ALPN. RFC 9113 §3.1.
 pub const HTTP2: &[u8] = b"h2";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_becomes_valid_while_we_look_is_shown_then() {
+        let directory = std::env::temp_dir().join(format!("mcp-auth-proxy-shown-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let files = Files { cert: directory.join("cert.pem"), key: directory.join("key.pem") };
+        let write = |since: i32| {
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let mut params = rcgen::CertificateParams::new(vec!["p.test".to_owned()]).expect("a name");
+            params.not_before = rcgen::date_time_ymd(since, 1, 1);
+            params.not_after = rcgen::date_time_ymd(2040, 1, 1);
+            let cert = params.self_signed(&key).expect("signs").pem();
+            std::fs::write(&files.cert, cert).expect("writes");
+            std::fs::write(&files.key, key.serialize_pem()).expect("writes");
+        };
+        // 1 January 2027 and 2 January 2028.
+        let (now, later) = (Time::from_seconds(1_798_761_600), Time::from_seconds(1_830_384_000));
+        write(2026);
+        let shown = Shown::load(files.clone(), "p.test", Duration::from_secs(1), now).expect("loads");
+        let config = || Arc::as_ptr(&shown.current.read().expect("not poisoned"));
+        let first = config();
+        write(2028);
+        shown.look(now);
+        shown.look(now);
+        assert_eq!(config(), first, "it is not valid yet: the one from before stays");
+        shown.look(later);
+        let second = config();
+        assert_ne!(second, first, "now it is");
+        shown.look(later);
+        assert_eq!(config(), second, "and is not loaded again and again");
+        std::fs::remove_dir_all(&directory).expect("it was there");
+    }
+}
