@@ -463,6 +463,35 @@ async fn strangers_cannot_use_us_against_the_hosts_of_documents() {
     ask(NEIGHBOUR, "/other").await.expect(200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_whose_host_was_in_trouble_is_not_locked_out_by_those_who_ask_the_host_for_others() {
+    let (proxy, documents, _dir) = with_documents("metadata_fetches: 5/1m, authorize: off").await;
+    let ask = async |address: &str, path: &str| {
+        let url = proxy.authorize_url(&documents.url(path), CALLBACK, &[]);
+        At(&proxy, address).open(&url).await
+    };
+    let good = documents.document("/good", &[CALLBACK]);
+    let fill = async || {
+        for address in 0..100 {
+            ask(&format!("198.51.100.{address}"), &format!("/{address}")).await;
+        }
+    };
+    for (status, expected) in [(503, 200), (429, 200), (404, 429)] {
+        documents.publish("/good", &good);
+        ask(NEIGHBOUR, "/good").await.expect(200);
+        proxy.forward(Duration::from_secs(301));
+        documents.say("/good", move || whole(status, &[("content-type", "application/json")], "{}"));
+        ask(NEIGHBOUR, "/good").await.expect(400);
+        fill().await;
+        // What was withdrawn is forgotten, what could not be looked at is not.
+        for _ in 0..6 {
+            ask(ATTACKER, "/good").await;
+        }
+        ask(NEIGHBOUR, "/good").await.expect(expected);
+        proxy.forward(Duration::from_secs(301));
+    }
+}
+
 // CI-15
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_that_may_not_be_kept_is_not_fetched_for_every_request() {

@@ -66,6 +66,8 @@ pub enum DocumentError {
     Port,
     #[error("its metadata document could not be fetched ({0})")]
     Fetch(&'static str),
+    #[error("its metadata document could not be fetched ({0})")]
+    Trouble(&'static str),
     #[error("its metadata document is not usable: {0}")]
     Content(&'static str),
     #[error("too many metadata documents were asked for")]
@@ -181,6 +183,9 @@ impl Fetcher {
         let fetched = self.fetch(id, url).await;
         match &fetched {
             Ok(kept) => self.good.insert(id.to_owned(), kept.client.clone()),
+            // Nobody said that it is not good any more; and a host that is in trouble because of what others ask
+            // must not lose its client to them.
+            Err(DocumentError::Trouble(_)) => {}
             Err(_) => self.good.invalidate(id),
         }
         fetched
@@ -222,9 +227,15 @@ impl Fetcher {
     async fn fetch(&self, id: &str, url: Url) -> Result<Kept, DocumentError> {
         let host = url.host_str().unwrap_or_default().to_owned();
         let request = self.client.get(url).header(header::ACCEPT, "application/json");
-        let mut response = request.send().await.map_err(|error| DocumentError::Fetch(kind(&error)))?;
-        if response.status() != StatusCode::OK {
-            return Err(DocumentError::Fetch("its status is not 200"));
+        let mut response = request.send().await.map_err(|error| DocumentError::Trouble(kind(&error)))?;
+        match response.status() {
+            StatusCode::OK => {}
+            // A firewall's 403, a limit, an outage.
+            StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+                return Err(DocumentError::Trouble(NOT_OK));
+            }
+            status if status.is_server_error() => return Err(DocumentError::Trouble(NOT_OK)),
+            _ => return Err(DocumentError::Fetch(NOT_OK)),
         }
         let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
         if !content_type.is_some_and(is_json) || response.headers().contains_key(header::CONTENT_ENCODING) {
@@ -232,7 +243,7 @@ impl Fetcher {
         }
         let until = self.clock.now().after(lifetime(response.headers()));
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| DocumentError::Fetch(kind(&error)))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| DocumentError::Trouble(kind(&error)))? {
             if body.len() + chunk.len() > MAX_DOCUMENT {
                 return Err(DocumentError::Fetch("it is larger than 5 KiB"));
             }
@@ -312,6 +323,7 @@ fn kind(error: &reqwest::Error) -> &'static str {
     }
 }
 
+const NOT_OK: &str = "its status is not 200";
 const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_DOCUMENT: usize = 5 << 10;
 /// Seconds; a fetch is over by then.
