@@ -293,10 +293,11 @@ impl Inner {
                     return Err(Trouble::new("another process is refreshing what was judged").into());
                 }
                 let outcome = self.bury(key, &stored, reason).await.map(drop);
+                // Before calls that may take longer than the claim lasts: it would be another's by then.
+                let _ = self.people.release_refresh(key).await;
                 if reason == NOT_ALLOWED && matches!(outcome, Err(CredentialError::Gone)) {
                     self.delete_all(self.pair(key, &stored.value)).await;
                 }
-                let _ = self.people.release_refresh(key).await;
                 outcome
             }
             // A new login came in between: its own judgement counts.
