@@ -89,6 +89,21 @@ async fn an_idle_connection_does_not_hold_up_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_without_a_word_does_not_wait_for_the_grace_to_end() {
+    let extra = "drain: 30s".to_owned();
+    let mut proxy = Proxy::with(Setup { extra, ..Setup::default() }).await;
+    let mut silent = TcpStream::connect(proxy.address()).await.unwrap();
+    let mut half = TcpStream::connect(proxy.address()).await.unwrap();
+    half.write_all(b"PRI * HT").await.unwrap();
+    let app = proxy.take_app();
+    let stopped = tokio::task::spawn_blocking(move || app.stop());
+    timeout(Duration::from_secs(10), stopped).await.expect("long before the grace ends").unwrap();
+    for stream in [&mut silent, &mut half] {
+        let _ = soon(stream.read_to_end(&mut Vec::new())).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sigterm_ends_the_program_with_success() {
     let dir = TempDir::new();
     let (proxy, mut program) = Proxy::as_process(Setup::on(&dir), &dir, "info").await;

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -69,11 +69,13 @@ fn listener(address: SocketAddr, shared: bool, write_timeout: Duration) -> io::R
     Ok(socket.into())
 }
 
-/// Connections inherit both. The kernel gives up on a client that has taken nothing for this long (an idle
-/// stream has nothing to take; a slow reader takes a little), and holds little more than is on its way.
+/// Connections inherit it all. The kernel gives up on a client that has taken nothing for this long (an idle
+/// stream has nothing to take; a slow reader takes a little), asks one that is silent now and then whether it is
+/// still there, and holds little more than is on its way.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn bound_what_waits(socket: &Socket, write_timeout: Duration) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(write_timeout))?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(SILENCE))?;
     socket.set_tcp_notsent_lowat(MAX_UNSENT)
 }
 
@@ -155,20 +157,31 @@ async fn serve(
 ) {
     // Fails only when the peer is gone already, which shows at the next read.
     let _ = stream.set_nodelay(true);
-    let (head_timeout, told) = (server.bounds.head_timeout, seat.told_to_leave());
+    let (head_timeout, mut drained) = (server.bounds.head_timeout, drain.clone());
+    let drained = async move {
+        // What is on its way may still arrive; whoever says nothing holds up nobody's end.
+        let _ = drained.wait_for(|drain| *drain != Drain::No).await;
+        sleep(PARTING).await;
+    };
+    let leave = async {
+        tokio::select! {
+            () = seat.told_to_leave() => {}
+            () = drained => {}
+        }
+    };
     match &server.tls {
         // Boxed: a connection lasts for hours, and should not hold the room of what it was before, or could have been.
         Some(tls) => {
             let opened = tokio::select! {
                 opened = Box::pin(timeout(head_timeout, secure::open(stream, tls, &server.issuer))) => opened,
-                () = told => return,
+                () = leave => return,
             };
             Box::pin(serve_opened(opened, peer, seat, server.clone(), drain)).await;
         }
         None => {
             let opened = tokio::select! {
                 opened = timeout(head_timeout, sniff(stream)) => opened,
-                () = told => return,
+                () = leave => return,
             };
             serve_opened(opened, peer, seat, server, drain).await;
         }
@@ -293,5 +306,29 @@ const MAX_STREAMS: u32 = 128;
 const MAX_RESETS: usize = 32;
 /// Bytes of an answer that wait for a slow client: per connection in the kernel, per HTTP/2 stream in memory.
 const MAX_UNSENT: u32 = 64 << 10;
-/// For the farewell of an HTTP/2 connection.
+/// After this long without a word a client is asked whether it is still there.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const SILENCE: Duration = Duration::from_secs(60);
+/// For the farewell of an HTTP/2 connection, and for the first words on one that is younger than the end.
 const PARTING: Duration = Duration::from_secs(1);
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    // What a client that vanished without a word leaves behind must end, also where we have nothing to send it.
+    #[tokio::test]
+    async fn connections_inherit_what_ends_those_of_clients_that_vanish() {
+        let mut listeners = bind("127.0.0.1:0".parse().expect("an address"), 1, PARTING).expect("binds");
+        let listener = TcpListener::from_std(listeners.remove(0)).expect("a listener");
+        let address = listener.local_addr().expect("bound");
+        let (connected, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_connected, (accepted, _)) = (connected.expect("connects"), accepted.expect("accepts"));
+        let accepted = SockRef::from(&accepted);
+        assert_eq!(accepted.tcp_user_timeout().expect("asked"), Some(PARTING));
+        assert!(accepted.keepalive().expect("asked"));
+        assert_eq!(accepted.tcp_keepalive_time().expect("asked"), SILENCE);
+    }
+}

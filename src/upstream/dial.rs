@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -50,10 +51,16 @@ impl Dialer {
 
     /// A connection to whichever address answers first. Takes as long as it takes: the caller has the limit.
     pub(super) async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, String> {
-        match host.parse::<IpAddr>() {
-            Ok(address) => TcpStream::connect((address, port)).await.map_err(|error| error.to_string()),
-            Err(_) => self.race(self.addresses(host, port).await?).await,
-        }
+        let text = |error: io::Error| error.to_string();
+        let stream = match host.parse::<IpAddr>() {
+            Ok(address) => TcpStream::connect((address, port)).await.map_err(text)?,
+            Err(_) => self.race(self.addresses(host, port).await?).await?,
+        };
+        // An upstream that vanished without a word would leave streams that look alive for ever: clients get our
+        // comments in them.
+        let keep_alive = TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE / 4);
+        SockRef::from(&stream).set_tcp_keepalive(&keep_alive).map_err(text)?;
+        Ok(stream)
     }
 
     async fn addresses(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
@@ -166,3 +173,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const KEPT: Duration = Duration::from_secs(3_600);
 /// How long an address that did not answer goes last.
 const SLOW_FOR: Duration = Duration::from_secs(30);
+/// After this long without a word an upstream is asked whether it is still there.
+const SILENCE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_upstream_that_is_silent_is_asked_whether_it_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let port = listener.local_addr().expect("bound").port();
+        let stream = Dialer::new(Clock::system()).connect("127.0.0.1", port).await.expect("connects");
+        assert!(SockRef::from(&stream).keepalive().expect("asked"));
+    }
+}

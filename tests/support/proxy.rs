@@ -352,8 +352,9 @@ async fn surroundings(setup: &Setup) -> (GitHub, Mcp, String) {
     }
     let mcp = Mcp::start().await;
     let resources = setup.resources.replace("MCP", &mcp.origin());
+    let drain = if setup.extra.contains("drain:") { "" } else { "drain: 1s\n" };
     let yaml = format!(
-        "public_url: {PUBLIC}\nlisten: 127.0.0.1:0\nworkers: 1\ndrain: 1s\nstore: '{}'\nallow: {}\n\
+        "public_url: {PUBLIC}\nlisten: 127.0.0.1:0\nworkers: 1\n{drain}store: '{}'\nallow: {}\n\
          github: {{client_id: standin-client, client_secret: standin-secret, base_url: '{}', api_url: '{}'}}\n\
          resources: {resources}\n{}\n",
         setup.store,
