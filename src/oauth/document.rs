@@ -227,7 +227,8 @@ impl Fetcher {
     async fn fetch(&self, id: &str, url: Url) -> Result<Kept, DocumentError> {
         let host = url.host_str().unwrap_or_default().to_owned();
         let request = self.client.get(url).header(header::ACCEPT, "application/json");
-        let mut response = request.send().await.map_err(|error| DocumentError::Trouble(kind(&error)))?;
+        let trouble = |error: reqwest::Error| DocumentError::Trouble(kind(&error));
+        let mut response = request.send().await.map_err(trouble)?;
         match response.status() {
             StatusCode::OK => {}
             // A firewall's 403, a limit, an outage.
@@ -243,7 +244,7 @@ impl Fetcher {
         }
         let until = self.clock.now().after(lifetime(response.headers()));
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| DocumentError::Trouble(kind(&error)))? {
+        while let Some(chunk) = response.chunk().await.map_err(trouble)? {
             if body.len() + chunk.len() > MAX_DOCUMENT {
                 return Err(DocumentError::Fetch("it is larger than 5 KiB"));
             }
