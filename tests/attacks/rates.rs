@@ -116,9 +116,10 @@ async fn ten_thousand_registrations_store_nothing_and_stop_nobody_else() {
 // CA-06
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_guesses_at_a_secret_do_not_lock_the_client_out() {
-    let clients = format!("clients: [{{id: web, secret: s3cret-of-web, redirect_uris: ['{CALLBACK}']}}]");
+    let clients =
+        format!("clients: [{{id: web, secret: w3b-7f3a9c41e2d85b60, redirect_uris: ['{CALLBACK}']}}]");
     let mut rig = behind(&clients).await;
-    rig.canary("a configured secret", "s3cret-of-web");
+    rig.canary("a configured secret", "w3b-7f3a9c41e2d85b60");
     let mut line = Line::to(&rig);
     let mut attempt = async |id: &str, secret: &str, from: &str| {
         let pairs = [
@@ -150,7 +151,7 @@ async fn a_thousand_guesses_at_a_secret_do_not_lock_the_client_out() {
         wrong.max(unknown) < wrong.min(unknown) * 2 + Duration::from_millis(1),
         "{wrong:?} and {unknown:?}"
     );
-    let (status, body, _) = attempt("web", "s3cret-of-web", HONEST).await;
+    let (status, body, _) = attempt("web", "w3b-7f3a9c41e2d85b60", HONEST).await;
     assert_eq!(status, 400);
     assert!(
         String::from_utf8_lossy(&body).contains("invalid_grant"),
