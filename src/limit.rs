@@ -140,6 +140,8 @@ impl Limiter {
             let limit = u64::from(rate.count) * u64::from(tier.times);
             if let Err(wait) = windows.room(&tier, limit, now) {
                 if windows.is_news(&tier, now) {
+                    // What counted for this one: several times as much, where many may hide behind it.
+                    let rate = Rate::new(u32::try_from(limit).unwrap_or(u32::MAX), rate.per);
                     warn!(limit = self.name, %rate, %who, "limited: too often");
                 }
                 // Whole seconds, never too early.

@@ -44,6 +44,8 @@ pub(super) fn limits(node: &Node<'_>) -> Limits {
 fn count(text: &str) -> Result<usize, String> {
     match text.parse::<u32>() {
         Ok(number) if number > 0 => Ok(number as usize),
+        // YAML reads a bare `off` as false.
+        _ if matches!(text, "off" | "false") => Err("cannot be off: expected a number above 0".to_owned()),
         _ => Err(format!("expected a number above 0, got {text:?}")),
     }
 }
