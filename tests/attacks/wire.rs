@@ -217,7 +217,7 @@ async fn what_is_too_large_is_refused_before_it_is_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_reaches_a_client_that_is_still_sending() {
     let rig = Rig::start().await;
-    let body = vec![b'a'; 2 << 20];
+    let body = vec![b'a'; 512 << 10];
     for (line, headers, status) in [
         ("POST /nothing HTTP/1.1", "Host: p.test", 404),
         ("POST /mcp HTTP/1.1", "Host: p.test", 401),
