@@ -180,7 +180,7 @@ async fn serve(
         }
         None => {
             let opened = tokio::select! {
-                opened = timeout(head_timeout, sniff(stream)) => opened,
+                opened = Box::pin(timeout(head_timeout, sniff(stream))) => opened,
                 () = leave => return,
             };
             serve_opened(opened, peer, seat, server, drain).await;
@@ -207,7 +207,7 @@ async fn serve_opened<T>(
         }
     };
     let outcome = if is_http2 {
-        serve_http2(io, peer, seat, server, drain).await
+        Box::pin(serve_http2(io, peer, seat, server, drain)).await
     } else {
         serve_http1(io, peer, seat, server, drain).await
     };
@@ -242,7 +242,8 @@ where
     let seat = &seat;
     let service = service_fn(move |request| {
         let (server, open) = (server.clone(), seat.request());
-        async move { Ok::<_, Infallible>(answered(server, peer, request, open).await) }
+        // Boxed: hyper keeps the room of a request for as long as its connection lasts, which streams do for hours.
+        Box::pin(async move { Ok::<_, Infallible>(answered(server, peer, request, open).await) })
     });
     let mut builder = http1::Builder::new();
     // At most 100 headers: hyper's own default, kept because setting it costs an allocation per request.
@@ -270,7 +271,7 @@ where
     let seat = &seat;
     let service = service_fn(move |request| {
         let (server, open) = (server.clone(), seat.watched_request());
-        // Boxed, so that a stream whose answer is on its way, or waits for its client, is no larger than that.
+        // Boxed here too: a stream whose answer is on its way, or waits for its client, is no larger than that.
         Box::pin(async move { Ok::<_, Infallible>(answered(server, peer, request, open).await) })
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());

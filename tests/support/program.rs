@@ -120,7 +120,8 @@ pub fn is_for_people() -> bool {
 }
 
 fn named() -> Option<PathBuf> {
-    std::env::var_os("MCP_AUTH_PROXY").map(PathBuf::from)
+    // It is started in another directory.
+    std::env::var_os("MCP_AUTH_PROXY").map(|path| std::path::absolute(path).expect("a path"))
 }
 
 impl Drop for Program {
