@@ -74,7 +74,7 @@ fn serve(path: &Path) -> ExitCode {
         Err(error) => return fail(format_args!("cannot listen for signals: {error}")),
     };
     match App::start(config, Clock::system(), &Tuning::default()) {
-        Ok(app) => until_signalled(app, signals),
+        Ok(app) => until_signalled(app, signals, path),
         Err(error) => fail(error),
     }
 }
@@ -84,12 +84,14 @@ fn fail(why: impl std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn until_signalled(app: App, mut signals: Signals) -> ExitCode {
-    signals.wait();
+fn until_signalled(mut app: App, mut signals: Signals, path: &Path) -> ExitCode {
+    while let Told::Reload = signals.wait() {
+        reload(&mut app, path);
+    }
     tracing::info!("draining: open requests are finished, new ones are refused; a second signal cuts them");
     let cut = app.cut();
     let second = std::thread::spawn(move || {
-        signals.wait();
+        while let Told::Reload = signals.wait() {}
         cut();
     });
     app.stop();
@@ -98,12 +100,40 @@ fn until_signalled(app: App, mut signals: Signals) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// SIGTERM and SIGINT, from the moment this exists.
+/// A file that is wrong, or changes what cannot change, is told with all its problems, and changes nothing.
+fn reload(app: &mut App, path: &Path) {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in &problems {
+                tracing::error!("{}: {problem}", path.display());
+            }
+            tracing::error!(
+                problems = problems.len(),
+                "the configuration was not reloaded; the one before stays"
+            );
+            return;
+        }
+    };
+    match app.reload(config) {
+        Ok(()) => tracing::info!("the configuration was reloaded"),
+        Err(error) => tracing::error!("{}: {error}; the configuration before stays", path.display()),
+    }
+}
+
+/// What a signal asks for.
+enum Told {
+    End,
+    Reload,
+}
+
+/// SIGTERM, SIGINT and SIGHUP, from the moment this exists.
 #[cfg(unix)]
 struct Signals {
     runtime: Runtime,
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 #[cfg(unix)]
@@ -112,19 +142,21 @@ impl Signals {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let inside = runtime.enter();
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let hangup = signal(SignalKind::hangup())?;
         drop(inside);
-        Ok(Signals { runtime, terminate, interrupt })
+        Ok(Signals { runtime, terminate, interrupt, hangup })
     }
 
     /// Returns at the next one.
-    fn wait(&mut self) {
-        let Signals { runtime, terminate, interrupt } = self;
+    fn wait(&mut self) -> Told {
+        let Signals { runtime, terminate, interrupt, hangup } = self;
         runtime.block_on(async {
             tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
+                _ = terminate.recv() => Told::End,
+                _ = interrupt.recv() => Told::End,
+                _ = hangup.recv() => Told::Reload,
             }
-        });
+        })
     }
 }
 
@@ -141,9 +173,10 @@ impl Signals {
     }
 
     /// Returns at the next one.
-    fn wait(&mut self) {
+    fn wait(&mut self) -> Told {
         // Without a handler there is nothing to wait for: then it ends.
         let _ = self.runtime.block_on(tokio::signal::ctrl_c());
+        Told::End
     }
 }
 
@@ -213,6 +246,9 @@ fn store(store: &StoreConfig, keys: usize) -> String {
     match (store, keys) {
         (StoreConfig::Sqlite(path), 0) => format!("{0}, key in {0}.key", path.display()),
         (StoreConfig::Sqlite(path), keys) => format!("{}, {keys} configured key(s)", path.display()),
+        (shared @ (StoreConfig::Postgres(_) | StoreConfig::Redis(_)), keys) => {
+            format!("{shared}, {keys} configured key(s)")
+        }
         (StoreConfig::Memory, _) => "memory: every login is lost when the process ends".to_owned(),
     }
 }

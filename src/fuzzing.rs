@@ -24,6 +24,7 @@ use crate::seal::{KeyRing, MasterKey, Sealable};
 use crate::store::families::Families;
 use crate::store::memory::Memory;
 use crate::store::people::People;
+use crate::telemetry::Telemetry;
 use crate::tls::Authorities;
 
 pub use crate::config::fuzzing::config;
@@ -207,11 +208,14 @@ fn build() -> World {
     let records = Arc::new(Memory::new(clock.clone()));
     let families = Families::new(records.clone(), clock.clone(), lifetimes);
     let people = People::new(records, clock.clone(), day);
-    let github = Arc::new(GitHub::new(github_settings(), clock.clone()).expect("a client"));
+    let github = Arc::new(
+        GitHub::new(github_settings(), clock.clone(), Telemetry::silent(clock.clone())).expect("a client"),
+    );
     let admission = Arc::new(Admission::new(AllowList::Anyone, github.clone(), people.clone()));
     let kept = (people.clone(), families.clone());
     let judging = (admission.clone(), runtime.handle().clone());
-    let credentials = Credentials::new(github.clone(), kept, keys.clone(), clock.clone(), judging);
+    let credentials =
+        Credentials::new(github.clone(), kept, keys.clone(), clock.clone(), judging, Arc::default());
     let limits = Arc::new(Limiters::new(&Rates::default(), &clock));
     World {
         limits,

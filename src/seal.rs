@@ -1,11 +1,14 @@
 //! The key ring: what we hand to strangers carries our MAC or our AEAD seal.
 //!
 //! Every tag and every seal covers the *kind* of the value, so that no value can pose as another, and seals
-//! cover a binding (associated data) too. The first key writes, all keys read: that is rotation.
+//! cover a binding (associated data) too. One key writes (the first, once all replicas can read it), all keys read: that is
+//! rotation.
 //! Does not know what it seals, and never chooses its own nonces (entropy comes from `clock.rs`).
 //! RFC 2104 (HMAC), RFC 8439 and draft-irtf-cfrg-xchacha (XChaCha20-Poly1305).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
@@ -26,7 +29,9 @@ pub type MasterKey = SecretBox<[u8; 32]>;
 /// The keys of this installation, newest first.
 #[derive(Clone)]
 pub struct KeyRing {
-    keys: Vec<Key>,
+    keys: Arc<[Key]>,
+    /// Which of them writes.
+    writing: Arc<AtomicUsize>,
 }
 
 #[derive(Clone)]
@@ -46,8 +51,20 @@ pub trait Sealable: Serialize + DeserializeOwned {
 impl KeyRing {
     /// The first key writes, all keys read. `None` when there is no key.
     pub fn new(masters: &[MasterKey]) -> Option<Self> {
-        let keys: Vec<Key> = masters.iter().map(|master| Key::derive(master.expose_secret())).collect();
-        (!keys.is_empty()).then_some(KeyRing { keys })
+        let keys: Arc<[Key]> = masters.iter().map(|master| Key::derive(master.expose_secret())).collect();
+        (!keys.is_empty()).then(|| KeyRing { keys, writing: Arc::default() })
+    }
+
+    /// Lets the key with this number write from now on, everywhere this ring is. One that does not exist changes
+    /// nothing.
+    pub fn write_with(&self, number: usize) {
+        if number < self.keys.len() {
+            self.writing.store(number, Ordering::Relaxed);
+        }
+    }
+
+    fn writing(&self) -> &Key {
+        &self.keys[self.writing.load(Ordering::Relaxed)]
     }
 
     /// A name for each key, in their order, that tells nothing about it.
@@ -58,7 +75,7 @@ impl KeyRing {
     /// A 128-bit tag over `parts` under the writing key; each part is length-prefixed, so that two different
     /// lists never share a tag.
     pub fn tag(&self, kind: &str, parts: &[&[u8]]) -> (u8, Tag) {
-        let key = &self.keys[0];
+        let key = self.writing();
         (key.id, key.tag(kind, parts))
     }
 
@@ -85,7 +102,7 @@ impl KeyRing {
 
     /// Seals bytes: key id, nonce and ciphertext.
     pub fn seal_bytes(&self, clock: &Clock, kind: &str, binding: &[u8], plain: &[u8]) -> Vec<u8> {
-        let key = &self.keys[0];
+        let key = self.writing();
         let nonce: [u8; NONCE_BYTES] = clock.random();
         let aad = associated_data(kind, binding);
         let payload = Payload { msg: plain, aad: &aad };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mcp_auth_proxy::config::{Allow, Config, Problem, StoreConfig};
 use mcp_auth_proxy::limit::Rate;
+use mcp_auth_proxy::telemetry::audit::Destination;
 use support::TempDir;
 use support::proxy::parse;
 
@@ -112,6 +113,16 @@ fn everything_that_is_written_is_read() {
     assert_eq!(mcp.max_body, 512 << 10);
     assert_eq!(other.resource.path(), "/team/other-2.x_y~z");
     assert_eq!(config.store, StoreConfig::Sqlite("/var/lib/mcp/proxy.db".into()));
+    assert_eq!(config.store_connections, 33);
+    assert_eq!((config.drain, config.drain_delay), (Duration::from_secs(20), Duration::from_secs(3)));
+    assert_eq!(config.metrics.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9464"));
+    assert_eq!(config.audit, Some(Destination::File("/var/log/mcp/audit.jsonl".into())));
+    let traces = config.traces.as_ref().expect("traces");
+    assert_eq!(
+        (traces.endpoint.as_str(), traces.service.as_str()),
+        ("http://127.0.0.1:4318/v1/traces", "mine")
+    );
+    assert!((traces.sample - 0.25).abs() < f64::EPSILON);
     let tokens = &config.lifetimes;
     assert_eq!(tokens.access, Duration::from_secs(3_600));
     assert_eq!(tokens.refresh_idle, Duration::from_secs(7 * 86_400));
@@ -316,7 +327,7 @@ fn the_shipped_file_documents_every_key_and_tells_the_truth() {
 }
 
 /// Keys that proxy.yaml shows with their default, commented out.
-const DEFAULTS: [&str; 36] = [
+const DEFAULTS: [&str; 38] = [
     "ca_file",
     "base_url",
     "api_url",
@@ -353,6 +364,8 @@ const DEFAULTS: [&str; 36] = [
     "refreshes",
     "allowed_origins",
     "drain",
+    "drain_delay",
+    "store_connections",
 ];
 
 /// The key that a line sets or would set.

@@ -19,6 +19,7 @@ use mcp_auth_proxy::store::families::Families;
 use mcp_auth_proxy::store::memory::Memory;
 use mcp_auth_proxy::store::people::People;
 use mcp_auth_proxy::store::{Records, Replaced};
+use mcp_auth_proxy::telemetry::Telemetry;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use support::TempDir;
@@ -281,7 +282,10 @@ fn credentials(github: &GitHub) -> Credentials {
         timeout: Duration::from_secs(5),
         authorities: Default::default(),
     };
-    let github = Arc::new(mcp_auth_proxy::github::GitHub::new(settings, clock.clone()).unwrap());
+    let github = Arc::new(
+        mcp_auth_proxy::github::GitHub::new(settings, clock.clone(), Telemetry::silent(clock.clone()))
+            .unwrap(),
+    );
     let records: Arc<dyn Records> = Arc::new(Memory::new(clock.clone()));
     let day = Duration::from_secs(86_400);
     let lifetimes = Lifetimes {
@@ -294,5 +298,5 @@ fn credentials(github: &GitHub) -> Credentials {
     let people = People::new(records, clock.clone(), day);
     let keys = Arc::new(KeyRing::new(&[MasterKey::new(Box::new([7; 32]))]).unwrap());
     let admission = Arc::new(Admission::new(AllowList::Anyone, github.clone(), people.clone()));
-    Credentials::new(github, (people, families), keys, clock, (admission, Handle::current()))
+    Credentials::new(github, (people, families), keys, clock, (admission, Handle::current()), Arc::default())
 }

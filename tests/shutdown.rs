@@ -68,7 +68,7 @@ async fn stopping_does_not_wait_for_streams_beyond_its_grace() {
     let stopped = tokio::task::spawn_blocking(move || app.stop());
     timeout(Duration::from_secs(4), stopped).await.expect("within the grace").unwrap();
     let end = soon(plain::next(&mut body)).await;
-    assert!(matches!(end, Some(Err(_))), "cut, never a clean end: {end:?}");
+    assert!(end.is_none(), "a clean end, so that the client comes back: {end:?}");
     soon(feed.closed()).await;
 }
 

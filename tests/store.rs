@@ -15,9 +15,9 @@ mod support;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
-use support::TempDir;
 use support::github::User;
 use support::proxy::{CALLBACK, Proxy, Setup, database};
+use support::{TempDir, stores};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_conforms() {
@@ -47,6 +47,61 @@ async fn sqlite_conforms() {
     };
     let now = clock.clock().now();
     conformance::run(&Subject { connections: [open(), open()], forward: |d| clock.forward(d), now }).await;
+}
+
+/// The suite, over two connections.
+async fn conforms(url: &str) {
+    let clock = ManualClock::new(1);
+    let connections = [stores::shared(url, clock.clock()).await, stores::shared(url, clock.clock()).await];
+    let now = clock.clock().now();
+    conformance::run(&Subject { connections, forward: |d| clock.forward(d), now }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_conforms() {
+    let Some(store) = stores::postgres("postgres_conforms").await else { return };
+    conforms(&store.url).await;
+    let with_tls = store.url.replace("127.0.0.1", "localhost") + "?sslmode=require";
+    conforms(&with_tls).await;
+}
+
+// ST-12: no statement has a name there, and no lock outlives its transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_conforms_behind_a_pooler_in_transaction_mode() {
+    let test = "postgres_conforms_behind_a_pooler_in_transaction_mode";
+    let (Some(store), Some(pooler)) = (stores::postgres(test).await, stores::given(test, "TEST_PGBOUNCER"))
+    else {
+        return;
+    };
+    let (server, _) = pooler.rsplit_once('/').expect("with a database");
+    let (_, database) = store.url.rsplit_once('/').expect("with a database");
+    conforms(&format!("{server}/{database}")).await;
+}
+
+// ST-12: a database that undoes statements for the sake of each other (40001) does it unseen.
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_conforms_under_serializable_isolation() {
+    let Some(store) = stores::postgres("postgres_conforms_under_serializable_isolation").await else {
+        return;
+    };
+    conforms(&format!("{}?options=-c%20default_transaction_isolation=serializable", store.url)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_conforms() {
+    let Some(store) = stores::redis("redis_conforms").await else { return };
+    conforms(&store.url).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_conforms_over_tls_on_a_cluster_and_behind_sentinels() {
+    for name in ["TEST_REDIS_TLS", "TEST_REDIS_CLUSTER", "TEST_REDIS_SENTINEL"] {
+        let Some(url) = stores::given("redis_conforms_over_tls_on_a_cluster_and_behind_sentinels", name)
+        else {
+            continue;
+        };
+        conforms(&url).await;
+    }
 }
 
 #[tokio::test]

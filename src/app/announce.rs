@@ -16,7 +16,7 @@ pub(super) fn announcement(config: &Config, address: SocketAddr) -> impl FnOnce(
         for (resource, upstream) in resources {
             info!(resource, upstream, "publishing");
         }
-        if store == StoreConfig::Memory {
+        if matches!(store, StoreConfig::Memory) {
             warn!("store is memory: every login is lost when this process ends");
         }
         if reaches_inside {
@@ -24,7 +24,7 @@ pub(super) fn announcement(config: &Config, address: SocketAddr) -> impl FnOnce(
                 "client_metadata.allow_private_addresses: strangers can have https URLs inside your network fetched"
             );
         }
-        info!(%issuer, listen = %address, workers, ?store, version = env!("CARGO_PKG_VERSION"), "serving");
+        info!(%issuer, listen = %address, workers, %store, version = env!("CARGO_PKG_VERSION"), "serving");
     }
 }
 

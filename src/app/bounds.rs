@@ -1,14 +1,22 @@
 //! What the rim holds others to: as configured, and as far as there are descriptors.
 
 use crate::config::{self, Config};
-use crate::server::{Bounds, Tally};
+use crate::server::{Bounds, Tallies, Tally};
 
-pub fn all(config: &Config) -> Bounds {
+/// Counts of what is open, for the whole life of the program.
+pub fn tallies(config: &Config) -> Tallies {
+    let (_, of_one_address) = connections(&config.limits);
+    Tallies { addresses: Tally::new(of_one_address), people: Tally::new(config.limits.streams_per_person) }
+}
+
+/// The bounds of a configuration, over what has been counted so far.
+pub fn all(config: &Config, tallies: &Tallies) -> Bounds {
     let (connections, of_one_address) = connections(&config.limits);
+    tallies.addresses.allow(of_one_address);
+    tallies.people.allow(config.limits.streams_per_person);
     Bounds {
         connections: connections.div_ceil(config.workers),
-        addresses: Tally::new(of_one_address),
-        people: Tally::new(config.limits.streams_per_person),
+        tallies: tallies.clone(),
         head_timeout: config.limits.head_timeout,
         body_timeout: config.limits.body_timeout,
         write_timeout: config.limits.write_timeout,

@@ -15,7 +15,7 @@ pub fn obstacles(config: &Config) -> Vec<String> {
     });
     let directory = match &config.store {
         StoreConfig::Sqlite(path) => path.parent().filter(|directory| !directory.as_os_str().is_empty()),
-        StoreConfig::Memory => None,
+        StoreConfig::Postgres(_) | StoreConfig::Redis(_) | StoreConfig::Memory => None,
     };
     let missing = directory.filter(|directory| !directory.is_dir());
     let missing =

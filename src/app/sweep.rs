@@ -7,17 +7,17 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use crate::clock::{Clock, Time};
-use crate::gate::Gate;
+use crate::server::Current;
 use crate::store::Records;
 
 /// Sweeps for as long as the proxy lives.
-pub(super) async fn sweep(records: Arc<dyn Records>, gate: Arc<Gate>, clock: Clock, every: Duration) {
+pub(super) async fn sweep(records: Arc<dyn Records>, server: Current, clock: Clock, every: Duration) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut patience = Patience::new(clock.now());
     loop {
         ticks.tick().await;
-        gate.tidy();
+        server.now().gate.tidy();
         if !patience.trusts(clock.now(), every) {
             continue;
         }

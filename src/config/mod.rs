@@ -12,6 +12,8 @@ pub mod raw;
 mod resolve;
 mod resources;
 mod secrets;
+mod store;
+mod telemetry;
 mod tls;
 
 use std::net::SocketAddr;
@@ -28,10 +30,14 @@ use crate::protocol::injection::Injection;
 use crate::protocol::issuer::Issuer;
 use crate::protocol::resource::Resource;
 use crate::seal::MasterKey;
+use crate::store::{postgres, redis};
+use crate::telemetry::audit::Destination;
+use crate::telemetry::traces;
 use crate::tls::{Authorities, Files};
 
 pub use limits::Limits;
 pub use raw::{Environment, Problem};
+pub use store::place as store_place;
 
 /// A valid configuration.
 #[derive(Debug)]
@@ -54,6 +60,8 @@ pub struct Config {
     pub resources: Vec<ResourceConfig>,
     /// Where records live.
     pub store: StoreConfig,
+    /// How many connections to PostgreSQL this process may have.
+    pub store_connections: usize,
     /// How long things last.
     pub lifetimes: Lifetimes,
     /// Whether anybody may register a client.
@@ -76,7 +84,15 @@ pub struct Config {
     pub allowed_origins: Vec<String>,
     /// How much strangers, addresses and people may hold.
     pub limits: Limits,
-    /// How long open requests get after SIGTERM.
+    /// Where numbers are told to whoever collects them.
+    pub metrics: Option<SocketAddr>,
+    /// Where the audit trail goes.
+    pub audit: Option<Destination>,
+    /// Where traces go.
+    pub traces: Option<traces::Settings>,
+    /// How long after SIGTERM new requests are still taken, while it says that it is not ready.
+    pub drain_delay: Duration,
+    /// How long open requests get after that.
     pub drain: Duration,
 }
 
@@ -115,11 +131,31 @@ pub struct ResourceConfig {
     pub max_body: u64,
 }
 
-/// Where records live.
+/// Where records live. Shows no password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreConfig {
     Sqlite(PathBuf),
+    Postgres(postgres::Place),
+    Redis(redis::Place),
     Memory,
+}
+
+impl StoreConfig {
+    /// Whether processes on several machines may share it: then keys must be configured.
+    pub fn is_shared(&self) -> bool {
+        matches!(self, StoreConfig::Postgres(_) | StoreConfig::Redis(_))
+    }
+}
+
+impl std::fmt::Display for StoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StoreConfig::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+            StoreConfig::Postgres(place) => place.fmt(f),
+            StoreConfig::Redis(place) => place.fmt(f),
+            StoreConfig::Memory => f.write_str("memory:"),
+        }
+    }
 }
 
 /// How client metadata documents are fetched.

@@ -2,13 +2,14 @@
 
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
 
 use super::raw::{self, Environment, Node, Problem, Problems};
-use super::{Allow, ClientMetadata, Config, GitHub, StoreConfig, clients, limits, resources, secrets, tls};
+use super::{
+    Allow, ClientMetadata, Config, GitHub, clients, limits, resources, secrets, store, telemetry, tls,
+};
 use crate::protocol::family::Lifetimes;
 use crate::protocol::issuer::{Issuer, is_loopback};
 use crate::seal::{MasterKey, parse_key};
@@ -38,10 +39,11 @@ fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
         (tls::files(&root.get("tls"), issuer.as_ref()), tls::authorities(&root.get("ca_file")));
     let github = github(&root.get("github"), environment);
     let allow = allow(&root.get("allow"));
-    let (resources, store) =
-        (resources::all(root, issuer.as_ref(), github.as_ref(), allow.as_ref()), store(root));
+    let resources = resources::all(root, issuer.as_ref(), github.as_ref(), allow.as_ref());
+    let store = store::store(root);
     let (lifetimes, clients) = (lifetimes(&root.get("tokens")), clients::all(&root.get("clients")));
     let (client_metadata, keys) = (client_metadata(&root.get("client_metadata")), keys(root));
+    store::needs_keys(root, store.as_ref(), &keys);
     let trusted_proxies =
         parsed_items(&root.get("trusted_proxies"), |text| text.parse().map_err(|_| cidr(text)));
     let allowed_origins = parsed_items(&root.get("allowed_origins"), origin);
@@ -53,6 +55,10 @@ fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
         private_use_schemes: root.get("private_use_schemes").truth(true),
         // Long enough for a tool call, shorter than the ten seconds Docker waits before it kills.
         drain: root.get("drain").duration(Duration::from_secs(8)),
+        metrics: telemetry::metrics(&root.get("metrics")),
+        audit: telemetry::audit(&root.get("audit")),
+        traces: telemetry::traces(&root.get("traces")),
+        drain_delay: drain_delay(&root.get("drain_delay")),
         issuer: issuer?,
         listen: listen?,
         tls,
@@ -60,6 +66,7 @@ fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
         github: github?,
         allow: allow?,
         store: store?,
+        store_connections: store::connections(&root.get("store_connections")),
         resources,
         lifetimes,
         registration,
@@ -101,6 +108,12 @@ fn workers(node: &Node<'_>) -> usize {
         _ => Err("expected a number of threads from 1 to 256"),
     };
     node.parsed(parse).unwrap_or(cores)
+}
+
+/// Nothing by default: whoever has no balancer in front should not wait for it to notice.
+fn drain_delay(node: &Node<'_>) -> Duration {
+    let parse = |text: &str| if text == "0s" { Ok(Duration::ZERO) } else { raw::duration(text) };
+    node.parsed(parse).unwrap_or(Duration::ZERO)
 }
 
 fn github(node: &Node<'_>, environment: Environment<'_>) -> Option<GitHub> {
@@ -179,28 +192,6 @@ fn github_name(text: &str) -> Result<String, String> {
         true => Ok(text.to_owned()),
         false => Err(format!("expected a name as GitHub shows it in URLs, got {text:?}")),
     }
-}
-
-fn store(root: &Node<'_>) -> Option<StoreConfig> {
-    let node = root.get("store");
-    if !node.exists() {
-        return Some(StoreConfig::Sqlite(PathBuf::from("mcp-auth-proxy.db")));
-    }
-    node.parsed(|text| match text.split_once(':') {
-        Some(("sqlite", path)) if !path.is_empty() => sqlite(path),
-        Some(("memory", "")) => Ok(StoreConfig::Memory),
-        // The URL may carry a password: it is not repeated.
-        _ => Err("expected sqlite:FILE or memory:".to_owned()),
-    })
-}
-
-fn sqlite(path: &str) -> Result<StoreConfig, String> {
-    if path.starts_with(':') || path.starts_with("file:") {
-        return Err(
-            "expected sqlite:FILE with the path of a plain file; memory: is the throw-away store".to_owned()
-        );
-    }
-    Ok(StoreConfig::Sqlite(PathBuf::from(path)))
 }
 
 fn lifetimes(node: &Node<'_>) -> Lifetimes {
@@ -282,7 +273,7 @@ pub(super) fn parsed_items<T, E: Display>(node: &Node<'_>, parse: impl Fn(&str) 
     node.items().iter().filter_map(|item| item.parsed(&parse)).collect()
 }
 
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 27] = [
     "public_url",
     "listen",
     "tls",
@@ -291,6 +282,8 @@ const KEYS: [&str; 21] = [
     "allow",
     "resources",
     "store",
+    "store_file",
+    "store_connections",
     "tokens",
     "registration",
     "private_use_schemes",
@@ -304,4 +297,8 @@ const KEYS: [&str; 21] = [
     "limits",
     "workers",
     "drain",
+    "drain_delay",
+    "metrics",
+    "audit",
+    "traces",
 ];

@@ -61,7 +61,7 @@ pub(crate) fn permit(inject: Vec<Injection>) -> Permit {
         world.limits.clone(),
     );
     let family = gate.live_family(FamilyId([7; 16]), family, 0, &credential, now);
-    Permit { gate: Arc::new(gate), family: Arc::new(family) }
+    Permit::new(Arc::new(gate), Arc::new(family))
 }
 
 /// The GitHub token of the permit.

@@ -19,6 +19,10 @@ impl Live {
         self.0.get(id).map(|family| family.clone())
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn keep(&self, family: Arc<LiveFamily>) {
         if self.0.len() >= MAX_FAMILIES && !self.0.contains_key(&family.id) {
             // Only holders of our tokens get here, so being full is rare; whoever was read longest ago goes,

@@ -9,13 +9,13 @@ pub mod challenge;
 pub(crate) mod fuzzing;
 mod live;
 pub mod origin;
+mod permit;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use secrecy::ExposeSecret;
 use tracing::warn;
 
 use crate::clock::{Clock, Time};
@@ -30,6 +30,7 @@ use crate::seal::KeyRing;
 use crate::store::StoreError;
 use crate::store::families::Families;
 use live::Live;
+pub use permit::{Holder, Permit, PermitWatch};
 
 /// Decides over requests to resources.
 pub struct Gate {
@@ -46,13 +47,6 @@ pub struct Gate {
 pub struct Gated {
     pub resource: Resource,
     pub inject: Vec<Injection>,
-}
-
-/// Proof that a live token for a resource was seen. Only this module makes one, and nothing reaches an
-/// upstream without one.
-pub struct Permit {
-    gate: Arc<Gate>,
-    family: Arc<LiveFamily>,
 }
 
 /// A family in the gate's cache, with everything a request of it needs.
@@ -86,6 +80,21 @@ pub enum Denial {
     InsufficientScope,
     /// We cannot know: neither open nor a logout.
     Unavailable { cause: String, retry_after: Option<Duration> },
+}
+
+impl Denial {
+    /// In one word, for numbers.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Denial::Missing => "missing",
+            Denial::Malformed => "malformed",
+            Denial::Forged => "forged",
+            Denial::TooOften { .. } => "too_often",
+            Denial::Invalid(why) => why,
+            Denial::InsufficientScope => "insufficient_scope",
+            Denial::Unavailable { .. } => "unavailable",
+        }
+    }
 }
 
 /// What an Authorization header holds: "none" and "wrong" are different answers.
@@ -135,7 +144,7 @@ impl Gate {
             None => self.found(&token.claims.family, now).await?,
         };
         family.covers(resource, &token.claims)?;
-        Ok(Permit { gate: self.clone(), family })
+        Ok(Permit::new(self.clone(), family))
     }
 
     /// A family by the store's word, unless that word was "no" too often: what has ended stays so, and a client
@@ -216,6 +225,11 @@ impl Gate {
         self.credentials.usable(key).await
     }
 
+    /// How many families were used lately.
+    pub fn live_families(&self) -> usize {
+        self.live.len()
+    }
+
     /// Drops what nobody has used for a while, and the tokens with it.
     pub fn tidy(&self) {
         self.live.tidy(self.clock.now());
@@ -275,70 +289,6 @@ impl LiveFamily {
             Some(required) if claims.scopes & required == required => Ok(()),
             _ => Err(Denial::InsufficientScope),
         }
-    }
-}
-
-impl Permit {
-    /// Numeric GitHub id.
-    pub fn person(&self) -> u64 {
-        self.family.family.person
-    }
-
-    /// For the request log.
-    pub fn login(&self) -> &str {
-        &self.family.identity.login
-    }
-
-    /// The resource the permit is for.
-    pub fn resource(&self) -> &Resource {
-        self.gate.resource(self.family.resource)
-    }
-
-    /// Names whose every spelling must be gone before the values below are set.
-    pub fn injected_names(&self) -> impl Iterator<Item = &HeaderName> {
-        self.gate.resources[self.family.resource].inject.iter().map(|injection| &injection.name)
-    }
-
-    /// The rendered headers; fewer than the names when GitHub told us nothing for one.
-    pub fn injected(&self) -> &[(HeaderName, HeaderValue)] {
-        &self.family.injected
-    }
-
-    /// Whether an upstream's header would tell the client the person's GitHub token.
-    pub fn is_given_away_by(&self, value: &HeaderValue) -> bool {
-        let token = self.family.identity.token.expose_secret().as_bytes();
-        value.len() >= token.len() && value.as_bytes().windows(token.len()).any(|window| window == token)
-    }
-
-    /// The upstream did not accept the person: look whether the GitHub token still lives.
-    pub fn doubt(&self) {
-        self.gate.credentials.recheck_later(&self.family.family.credential);
-    }
-
-    /// What a stream keeps of its permit.
-    pub fn watch(&self) -> PermitWatch {
-        PermitWatch { gate: self.gate.clone(), family: self.family.clone() }
-    }
-}
-
-/// A permit's family, to be looked at again while a stream lives.
-#[derive(Clone)]
-pub struct PermitWatch {
-    gate: Arc<Gate>,
-    family: Arc<LiveFamily>,
-}
-
-impl PermitWatch {
-    /// Whether this process ended the family in the meantime.
-    pub fn is_ended(&self) -> bool {
-        self.family.ended.load(Ordering::Relaxed)
-    }
-
-    /// Whether the family still lives, by the store. Trouble with the store or GitHub is no reason to cut
-    /// a stream.
-    pub async fn still_holds(self) -> bool {
-        let now = self.gate.clock.now();
-        !self.is_ended() && !matches!(self.gate.load(&self.family.id, now).await, Err(Denial::Invalid(_)))
     }
 }
 

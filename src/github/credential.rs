@@ -27,6 +27,7 @@ use crate::seal::KeyRing;
 use crate::store::families::Families;
 use crate::store::people::{CredentialRecord, People};
 use crate::store::{Created, Replaced, StoreError, Stored};
+use crate::telemetry::audit::Event;
 use refresh::{CLAIM_FOR, Refreshed};
 
 /// Credentials in the store, and GitHub behind them.
@@ -41,6 +42,11 @@ struct Inner {
     clock: Clock,
     admission: Arc<Admission>,
     side: Handle,
+    flights: Arc<Flights>,
+}
+
+/// What is under way, and what came of it lately. Outlives a change of configuration.
+pub struct Flights {
     // One entry per record that is being refreshed or checked right now.
     busy: DashMap<String, Arc<Mutex<()>>>,
     // New pairs on their way into the store.
@@ -49,6 +55,18 @@ struct Inner {
     asked: moka::sync::Cache<String, Time>,
     refreshes: Outcomes,
     checks: Outcomes,
+}
+
+impl Default for Flights {
+    fn default() -> Self {
+        Flights {
+            busy: DashMap::new(),
+            unsaved: DashMap::new(),
+            asked: moka::sync::Cache::new(MAX_ASKED),
+            refreshes: Outcomes::new(),
+            checks: Outcomes::new(),
+        }
+    }
 }
 
 /// A credential that may be used.
@@ -99,22 +117,9 @@ impl Credentials {
         keys: Arc<KeyRing>,
         clock: Clock,
         (admission, side): (Arc<Admission>, Handle),
+        flights: Arc<Flights>,
     ) -> Self {
-        let (busy, unsaved, asked) = (DashMap::new(), DashMap::new(), moka::sync::Cache::new(MAX_ASKED));
-        Credentials(Arc::new(Inner {
-            github,
-            people,
-            families,
-            keys,
-            clock,
-            admission,
-            side,
-            busy,
-            unsaved,
-            asked,
-            refreshes: Outcomes::new(),
-            checks: Outcomes::new(),
-        }))
+        Credentials(Arc::new(Inner { github, people, families, keys, clock, admission, side, flights }))
     }
 
     /// Keeps what a fresh login brought; it serves all families of the person from now on.
@@ -171,11 +176,11 @@ impl Credentials {
     pub fn recheck_later(&self, key: &str) {
         let (inner, key, now) = (self.0.clone(), key.to_owned(), self.0.clock.now());
         // GitHub in trouble, or out of patience, is not asked at every request of everybody.
-        let asked = inner.asked.get(&key).is_some_and(|asked| now.age_of(asked) < CHECK_SPACING);
-        if asked || inner.busy.contains_key(&key) {
+        let asked = inner.flights.asked.get(&key).is_some_and(|asked| now.age_of(asked) < CHECK_SPACING);
+        if asked || inner.flights.busy.contains_key(&key) {
             return;
         }
-        inner.asked.insert(key.clone(), now);
+        inner.flights.asked.insert(key.clone(), now);
         self.0.side.spawn(async move {
             if let Err(error) = inner.checked(&key, CHECK_SPACING).await {
                 warn!(%error, "a GitHub credential could not be checked");
@@ -247,21 +252,21 @@ impl Inner {
     }
 
     fn lock(&self, key: &str) -> Arc<Mutex<()>> {
-        self.busy.entry(key.to_owned()).or_default().clone()
+        self.flights.busy.entry(key.to_owned()).or_default().clone()
     }
 
     /// Drops the lock's entry when nobody else holds or awaits it.
     fn unlock(&self, key: &str, lock: Arc<Mutex<()>>) {
         drop(lock);
-        self.busy.remove_if(key, |_, lock| Arc::strong_count(lock) == 1);
+        self.flights.busy.remove_if(key, |_, lock| Arc::strong_count(lock) == 1);
     }
 
     /// Asks GitHub whether the token lives and the allow-list whether the person may stay.
     async fn checked(&self, key: &str, spacing: Duration) -> Result<(), CredentialError> {
-        let arrival = self.checks.arrive();
+        let arrival = self.flights.checks.arrive();
         let lock = self.lock(key);
         let guard = lock.lock().await;
-        let outcome = match self.checks.for_waiter(key, arrival, self.clock.now()) {
+        let outcome = match self.flights.checks.for_waiter(key, arrival, self.clock.now()) {
             Some(Ok(())) => self.read(key).await.map(drop),
             // Trouble that another asker had, or that GitHub wants left alone: the grace applies to us too.
             Some(Err(trouble)) => self.forgiven(key, trouble).await,
@@ -273,15 +278,17 @@ impl Inner {
     }
 
     async fn check_alone(&self, key: &str, spacing: Duration) -> Result<(), CredentialError> {
-        let credential = self.refresh_alone(key, self.refreshes.arrive()).await?;
+        let credential = self.refresh_alone(key, self.flights.refreshes.arrive()).await?;
         let age = self.clock.now().age_of(credential.checked);
         if age < spacing {
             return Ok(());
         }
         let judged = self.judge(key, &credential).await;
         match &judged {
-            Ok(_) => self.checks.note(key, None, self.clock.now()),
-            Err(CredentialError::Trouble(trouble)) => self.checks.note(key, Some(trouble), self.clock.now()),
+            Ok(_) => self.flights.checks.note(key, None, self.clock.now()),
+            Err(CredentialError::Trouble(trouble)) => {
+                self.flights.checks.note(key, Some(trouble), self.clock.now())
+            }
             Err(CredentialError::Gone | CredentialError::Store(_)) => {}
         }
         let stored = self.people.credential(key).await?.ok_or(CredentialError::Gone)?;
@@ -353,7 +360,7 @@ impl Inner {
         &self,
         key: &str,
         stored: &Stored<CredentialRecord>,
-        why: &str,
+        why: &'static str,
     ) -> Result<Credential, CredentialError> {
         // The credential first: whatever family is left over when we end here finds none and ends too.
         if self.people.forget_credential(key, stored.version).await? == Replaced::Changed {
@@ -365,6 +372,7 @@ impl Inner {
             // One whose code is pending belongs to a login that is bringing a credential of its own.
             if family.credential == key && matches!(family.stage, Stage::Live { .. }) {
                 self.families.revoke(&id).await?;
+                self.github.telemetry.audit(&Event::of("revoke", &id, &family).with(why));
             }
         }
         Err(CredentialError::Gone)

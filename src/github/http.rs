@@ -6,6 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::{GitHub, Settings};
 use crate::clock::Time;
@@ -102,7 +103,7 @@ impl GitHub {
     pub(super) async fn with_token(&self, path: &str, token: &SecretString) -> Result<Answer, Trouble> {
         let request =
             self.client.get(format!("{}{path}", self.settings.api_url)).bearer_auth(token.expose_secret());
-        send(api_headers(request)).await
+        self.send("api", api_headers(request)).await
     }
 
     /// A call to the API as the app itself (Basic authentication). Its limit is one for all people: once it is
@@ -113,6 +114,9 @@ impl GitHub {
             return Err(Trouble { cause, retry_after: Some(wait) });
         }
         let answer = self.ask_as_app(method, token).await?;
+        if let Some(left) = answer.header("x-ratelimit-remaining").and_then(|text| text.parse().ok()) {
+            self.telemetry.metrics.github_remaining(left);
+        }
         if let Some(wait) = answer.trouble().retry_after {
             self.rest.until(self.clock.now().after(wait));
         }
@@ -122,16 +126,38 @@ impl GitHub {
     async fn ask_as_app(&self, method: Method, token: &SecretString) -> Result<Answer, Trouble> {
         let Settings { api_url, client_id, client_secret, .. } = &self.settings;
         let body = serde_json::json!({ "access_token": token.expose_secret() }).to_string();
+        let call = if method == Method::POST { "check_token" } else { "delete_token" };
         let request = self.client.request(method, format!("{api_url}/applications/{client_id}/token"));
         let request = request.basic_auth(client_id, Some(client_secret.expose_secret()));
-        send(api_headers(request).header(header::CONTENT_TYPE, "application/json").body(body)).await
+        self.send(call, api_headers(request).header(header::CONTENT_TYPE, "application/json").body(body))
+            .await
     }
 
     /// A call to the token endpoint.
-    pub(super) async fn at_token_endpoint(&self, form: String) -> Result<Answer, Trouble> {
+    pub(super) async fn at_token_endpoint(
+        &self,
+        call: &'static str,
+        form: String,
+    ) -> Result<Answer, Trouble> {
         let request = self.client.post(format!("{}/login/oauth/access_token", self.settings.base_url));
         let request = request.header(header::ACCEPT, "application/json");
-        send(request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form)).await
+        self.send(call, request.header(header::CONTENT_TYPE, "application/x-www-form-urlencoded").body(form))
+            .await
+    }
+
+    /// Every call there is, and what came of it.
+    async fn send(&self, call: &'static str, request: RequestBuilder) -> Result<Answer, Trouble> {
+        let began = Instant::now();
+        let outcome = send(request).await;
+        let word = match &outcome {
+            Ok(answer) if answer.status.is_success() => "ok",
+            Ok(answer) if answer.trouble().retry_after.is_some() => "limited",
+            Ok(answer) if answer.status.is_server_error() => "failed",
+            Ok(_) => "refused",
+            Err(_) => "unreachable",
+        };
+        self.telemetry.metrics.github(call, word, began.elapsed());
+        outcome
     }
 }
 

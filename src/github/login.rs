@@ -71,14 +71,14 @@ impl GitHub {
     pub async fn exchange(&self, code: &str, verifier: &str) -> Result<Granted, LoginError> {
         let callback_url = &self.settings.callback_url;
         let form = self.form(&[("code", code), ("redirect_uri", callback_url), ("code_verifier", verifier)]);
-        granted(&self.at_token_endpoint(form).await?)
+        granted(&self.at_token_endpoint("exchange", form).await?)
     }
 
     /// Trades a refresh token for a new pair; both old tokens are dead at once.
     pub async fn refresh(&self, refresh_token: &SecretString) -> Result<Granted, LoginError> {
         let token = refresh_token.expose_secret();
         let form = self.form(&[("grant_type", "refresh_token"), ("refresh_token", token)]);
-        granted(&self.at_token_endpoint(form).await?)
+        granted(&self.at_token_endpoint("refresh", form).await?)
     }
 
     fn form(&self, pairs: &[(&str, &str)]) -> String {

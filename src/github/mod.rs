@@ -18,6 +18,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::clock::Clock;
+use crate::telemetry::Telemetry;
 use crate::tls::Authorities;
 
 /// What a [`GitHub`] needs to know.
@@ -44,12 +45,13 @@ pub struct GitHub {
     settings: Settings,
     client: reqwest::Client,
     clock: Clock,
+    telemetry: Telemetry,
     rest: http::Rest,
 }
 
 impl GitHub {
     /// Prepares to talk to GitHub; no connection is made.
-    pub fn new(settings: Settings, clock: Clock) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: Settings, clock: Clock, telemetry: Telemetry) -> Result<Self, reqwest::Error> {
         let client = reqwest::Client::builder()
             // A token must not follow a redirect to another host.
             .redirect(reqwest::redirect::Policy::none())
@@ -58,7 +60,7 @@ impl GitHub {
             .user_agent(USER_AGENT)
             .tls_certs_merge(settings.authorities.for_reqwest()?)
             .build()?;
-        Ok(GitHub { settings, client, clock, rest: http::Rest::default() })
+        Ok(GitHub { settings, client, clock, telemetry, rest: http::Rest::default() })
     }
 }
 

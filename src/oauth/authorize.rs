@@ -35,7 +35,10 @@ impl AuthorizationServer {
             return Err(Failure::displayed("This login link is broken", text));
         };
         match self.flow(&params, &client, &redirect_uri) {
-            Ok((flow, published)) => Ok(self.consent_page(request, flow, published, &client)),
+            Ok((flow, published)) => {
+                self.parts.telemetry.metrics.login("asked");
+                Ok(self.consent_page(request, flow, published, &client))
+            }
             Err(error) => Err(self.refuse(error, &client, &redirect_uri, params.get("state"))),
         }
     }

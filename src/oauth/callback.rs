@@ -25,6 +25,7 @@ use crate::protocol::redirect::RedirectKind;
 use crate::protocol::token::{Claims, Code as CodeToken};
 use crate::store::Created;
 use crate::store::people::People;
+use crate::telemetry::audit::Event;
 
 /// How a login may end without a code.
 enum Ended {
@@ -50,6 +51,7 @@ impl AuthorizationServer {
         let PendingLogin { flow, verifier, .. } = self.pending(request, &params).ok_or_else(|| {
             not_ours("no state that this browser's cookie opens, or one older than ten minutes")
         })?;
+        self.parts.telemetry.metrics.login("returned");
         self.vouched_by_github(&params)?;
         self.may_ask_github(&params, request.source)?;
         // One exchange per process however often the page is reloaded; across replicas GitHub's own
@@ -162,7 +164,7 @@ impl AuthorizationServer {
         enough(&published.github_scopes, &granted.scopes)?;
         let profile = self.parts.github.profile(token).await.map_err(login_failed)?;
         self.parts.limits.logins.take(&Who::Person(profile.id)).map_err(Ended::TooOften)?;
-        self.admit(&profile, granted).await?;
+        self.admit(flow, &profile, granted).await?;
         let email = match published.needs_email {
             true => {
                 let email = self.parts.github.email(token).await.map_err(OAuthError::unavailable)?;
@@ -192,14 +194,16 @@ impl AuthorizationServer {
     }
 
     /// The allow-list decides.
-    async fn admit(&self, profile: &Profile, granted: &Granted) -> Result<(), OAuthError> {
+    async fn admit(&self, flow: &Flow, profile: &Profile, granted: &Granted) -> Result<(), OAuthError> {
         match self.parts.admission.judge(profile, &granted.access_token).await {
             Ok(Admitted::Yes) => Ok(()),
             Ok(Admitted::No) => {
+                self.noted(profile, flow, "refused");
                 info!(person = profile.id, login = profile.login, "a login was refused by the allow-list");
                 Err(OAuthError::new(Code::AccessDenied, "this GitHub account may not use this server"))
             }
             Ok(Admitted::SignOnFirst) => {
+                self.noted(profile, flow, "lacks_single_sign_on");
                 info!(person = profile.id, login = profile.login, "a login lacks a single sign-on session");
                 let text = "GitHub hides an organisation until you sign in to its single sign-on; \
                             if this server is for its members, do that at GitHub and try again";
@@ -210,6 +214,20 @@ impl AuthorizationServer {
             }
             Err(error) => Err(OAuthError::unavailable(error)),
         }
+    }
+
+    /// For the audit trail: a person came from GitHub.
+    fn noted(&self, profile: &Profile, flow: &Flow, outcome: &'static str) {
+        let event = Event {
+            event: "login",
+            person: Some(profile.id),
+            login: Some(&profile.login),
+            client_id: Some(&flow.client_id),
+            client: Some(&flow.client_name),
+            resource: self.published(&flow.resource).map(|published| published.resource.url()),
+            ..Event::default()
+        };
+        self.parts.telemetry.audit(&event.with(outcome));
     }
 
     async fn start_family(
@@ -242,6 +260,10 @@ impl AuthorizationServer {
         let id = self.parts.families.create(&family).await.map_err(OAuthError::unavailable)?;
         let kept = self.parts.credentials.keep(profile, email, &scopes, granted).await;
         kept.map_err(OAuthError::unavailable)?;
+        self.noted(profile, flow, "admitted");
+        let event = Event { login: Some(&profile.login), ..Event::of("grant", &id, &family) };
+        self.parts.telemetry.audit(&event);
+        self.parts.telemetry.metrics.login("granted");
         info!(
             person = profile.id,
             login = profile.login,

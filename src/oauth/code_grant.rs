@@ -60,9 +60,13 @@ impl AuthorizationServer {
         let seen = found.value.clone();
         match self.parts.families.redeem(id, found, proof).await.map_err(OAuthError::unavailable)? {
             Redeemed::Redeemed(family) => {
-                Ok(Pair { id: *id, scopes: family.scopes.clone(), family: *family })
+                let pair = Pair { id: *id, scopes: family.scopes.clone(), family: *family };
+                self.parts.telemetry.metrics.login("redeemed");
+                self.issued("authorization_code", "redeem", "redeemed", &pair);
+                Ok(pair)
             }
             Redeemed::Replayed => {
+                self.reused("authorization_code", id, &seen);
                 warn!(family = ?id, person = seen.person, client = seen.client_name, "a code was redeemed twice at once; its grant is revoked");
                 Err(invalid_grant("the code was used before"))
             }
@@ -72,6 +76,7 @@ impl AuthorizationServer {
 
     /// RFC 6749 §4.1.2: a code used more than once SHOULD revoke what it bought.
     async fn replayed(&self, id: &FamilyId, family: &Family) -> OAuthError {
+        self.reused("authorization_code", id, family);
         warn!(family = ?id, person = family.person, client = family.client_name, "code replayed; its grant is revoked");
         match self.parts.families.revoke(id).await {
             Ok(()) => invalid_grant("the code was used before"),

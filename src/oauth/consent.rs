@@ -14,6 +14,7 @@ use super::{Answer, AuthorizationServer, Failure, Request};
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::params::Params;
 use crate::protocol::redirect::RedirectKind;
+use crate::telemetry::audit::Event;
 
 impl AuthorizationServer {
     /// `POST /consent`
@@ -36,10 +37,29 @@ impl AuthorizationServer {
             return Err(Failure::displayed("This page is out of date", text));
         }
         match params.get("decision") {
-            Some("approve") => self.approved(request, flow),
-            Some("deny") => Ok(self.denied(&flow)),
+            Some("approve") => {
+                self.decided(&flow, "approved");
+                self.approved(request, flow)
+            }
+            Some("deny") => {
+                self.decided(&flow, "denied");
+                Ok(self.denied(&flow))
+            }
             _ => Err(forbidden("The form is broken.")),
         }
+    }
+
+    /// Who it was shows later, at GitHub: a decision is a browser's.
+    fn decided(&self, flow: &Flow, outcome: &'static str) {
+        let resource = self.published(&flow.resource).map(|published| published.resource.url());
+        let event = Event {
+            client_id: Some(&flow.client_id),
+            client: Some(&flow.client_name),
+            resource,
+            ..Event::default()
+        };
+        self.parts.telemetry.metrics.login(outcome);
+        self.parts.telemetry.audit(&Event { event: "consent", ..event }.with(outcome));
     }
 
     /// On to GitHub. The state exists from here on, bound to a cookie that is set only now.

@@ -19,6 +19,7 @@ use crate::fuzzing::{change, world};
 use crate::limit::Source;
 use crate::protocol::client::{AuthMethod, Client, Origin, display_name};
 use crate::protocol::redirect::{RedirectKind, RedirectUri};
+use crate::telemetry::Telemetry;
 use crate::tls::Authorities;
 
 /// A registration and a metadata document; the first line may be a URL where the document would be.
@@ -184,6 +185,7 @@ fn server() -> &'static AuthorizationServer {
     SERVER.get_or_init(|| {
         let world = world();
         let parts = Parts {
+            telemetry: Telemetry::silent(world.clock.clone()),
             keys: world.keys.clone(),
             clock: world.clock.clone(),
             families: world.families.clone(),

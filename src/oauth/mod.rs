@@ -43,6 +43,7 @@ use crate::protocol::resource::{self, Resource};
 use crate::seal::KeyRing;
 use crate::store::families::Families;
 use crate::store::people::People;
+use crate::telemetry::Telemetry;
 
 pub use metadata::Documents;
 
@@ -81,6 +82,7 @@ pub struct Parts {
     pub limits: Arc<Limiters>,
     /// Absent when metadata documents are switched off.
     pub documents: Option<document::Fetcher>,
+    pub telemetry: Telemetry,
 }
 
 /// All endpoints.

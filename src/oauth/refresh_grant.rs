@@ -43,10 +43,17 @@ impl AuthorizationServer {
         match rotated {
             Rotated::Rotated(family) => {
                 self.parts.limits.refreshes.count(&Who::LoginOf(id, family.person));
-                Ok(Pair { id, family: *family, scopes })
+                let pair = Pair { id, family: *family, scopes };
+                self.issued("refresh_token", "refresh", "rotated", &pair);
+                Ok(pair)
             }
-            Rotated::SameSuccessor(family) => Ok(Pair { id, family: *family, scopes }),
+            Rotated::SameSuccessor(family) => {
+                let pair = Pair { id, family: *family, scopes };
+                self.issued("refresh_token", "refresh", "repeated", &pair);
+                Ok(pair)
+            }
             Rotated::Reused => {
+                self.reused("refresh_token", &id, &family);
                 warn!(family = ?id, person = family.person, client = family.client_name, "refresh reused; its grant is revoked");
                 Err(invalid_grant("the refresh token was used before"))
             }

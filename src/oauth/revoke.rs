@@ -9,6 +9,7 @@ use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::family::Family;
 use crate::protocol::token::{Access, FamilyId, Refresh, Verified};
 use crate::store::{Replaced, StoreError};
+use crate::telemetry::audit::Event;
 
 impl AuthorizationServer {
     /// `POST /revoke`
@@ -39,6 +40,7 @@ impl AuthorizationServer {
         }
         self.parts.families.revoke(id).await?;
         info!(family = ?id, person = family.person, client = family.client_name, "revoked by its client");
+        self.parts.telemetry.audit(&Event::of("revoke", id, &family).with("client"));
         self.discard_if_unused(&family).await
     }
 

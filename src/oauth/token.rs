@@ -14,6 +14,7 @@ use crate::protocol::params::Params;
 use crate::protocol::scope::ScopeSet;
 use crate::protocol::token::{Access, Claims, FamilyId, Refresh};
 use crate::store::Stored;
+use crate::telemetry::audit::Event;
 
 /// What a grant yields: a family as it stands now, and the scopes of the access token.
 pub(super) struct Pair {
@@ -27,9 +28,22 @@ impl AuthorizationServer {
     pub async fn token(&self, request: &Request) -> Result<Answer, Failure> {
         let params = form(request)?;
         let client = self.authenticate(request, &params)?;
+        let metrics = &self.parts.telemetry.metrics;
+        let refused = |grant: &'static str| {
+            move |error: OAuthError| {
+                metrics.token(grant, error.code.as_str());
+                error
+            }
+        };
         let pair = match params.get("grant_type") {
-            Some("authorization_code") => self.code_grant(&params, &client, request.source).await?,
-            Some("refresh_token") => self.refresh_grant(&params, &client, request.source).await?,
+            Some("authorization_code") => {
+                let pair = self.code_grant(&params, &client, request.source).await;
+                pair.map_err(refused("authorization_code"))?
+            }
+            Some("refresh_token") => {
+                let pair = self.refresh_grant(&params, &client, request.source).await;
+                pair.map_err(refused("refresh_token"))?
+            }
             Some(_) => {
                 let text = "grant_type must be authorization_code or refresh_token";
                 return Err(OAuthError::new(Code::UnsupportedGrantType, text).into());
@@ -65,6 +79,24 @@ impl AuthorizationServer {
             "scope": scopes.to_string(),
         });
         Ok(Answer::Json { status: 200, body })
+    }
+
+    /// A grant came to something: for numbers and the trail.
+    pub(super) fn issued(
+        &self,
+        grant: &'static str,
+        event: &'static str,
+        outcome: &'static str,
+        pair: &Pair,
+    ) {
+        self.parts.telemetry.metrics.token(grant, outcome);
+        self.parts.telemetry.audit(&Event::of(event, &pair.id, &pair.family).with(outcome));
+    }
+
+    /// A code or refresh token came back that had been used.
+    pub(super) fn reused(&self, what: &'static str, id: &FamilyId, family: &Family) {
+        self.parts.telemetry.metrics.token(what, "reused");
+        self.parts.telemetry.audit(&Event::of("reuse", id, family).with(what));
     }
 
     /// A code or refresh token that was never ours. What we issued is always answered as it deserves: a client

@@ -37,12 +37,16 @@ impl fmt::Display for FamilyId {
 
 impl fmt::Debug for FamilyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The first bytes tell families apart in a log; the whole id is for the store alone.
-        f.write_str(&URL_SAFE_NO_PAD.encode(&self.0[..6]))
+        f.write_str(&self.short())
     }
 }
 
 impl FamilyId {
+    /// Its short name. The first bytes tell families apart in logs and lists; the whole id is for the store alone.
+    pub fn short(&self) -> String {
+        URL_SAFE_NO_PAD.encode(&self.0[..6])
+    }
+
     /// Reads the text made by `Display`.
     pub fn parse(text: &str) -> Option<Self> {
         URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok().map(FamilyId)

@@ -5,6 +5,7 @@
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -16,16 +17,22 @@ use super::seats::Patience;
 pub struct Bounds {
     /// Open connections of one core.
     pub connections: usize,
-    /// Open connections of one address.
-    pub addresses: Arc<Tally<IpAddr>>,
-    /// Open requests and streams of one person.
-    pub people: Arc<Tally<u64>>,
+    pub tallies: Tallies,
     /// For a whole request head, and for the next one on a connection that is kept alive.
     pub head_timeout: Duration,
     /// How long a request body may keep us waiting.
     pub body_timeout: Duration,
     /// How long an answer may wait for a client that reads nothing.
     pub write_timeout: Duration,
+}
+
+/// What is open, by whose it is.
+#[derive(Clone)]
+pub struct Tallies {
+    /// Open connections of one address.
+    pub addresses: Arc<Tally<IpAddr>>,
+    /// Open requests and streams of one person.
+    pub people: Arc<Tally<u64>>,
 }
 
 impl Bounds {
@@ -37,7 +44,7 @@ impl Bounds {
 
 /// Counts what is open, by whose it is.
 pub struct Tally<K: Eq + Hash> {
-    most: usize,
+    most: AtomicUsize,
     open: DashMap<K, usize>,
 }
 
@@ -46,13 +53,23 @@ pub struct Held<K: Eq + Hash + Copy>(Option<(Arc<Tally<K>>, K)>);
 
 impl<K: Eq + Hash + Copy> Tally<K> {
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Tally { most, open: DashMap::new() })
+        Arc::new(Tally { most: AtomicUsize::new(most), open: DashMap::new() })
+    }
+
+    /// Another bound from now on; what is open beyond it stays.
+    pub fn allow(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
+    }
+
+    /// How many are open, of everybody.
+    pub fn open(&self) -> usize {
+        self.open.iter().map(|open| *open).sum()
     }
 
     /// Counts one more, unless that is one too many.
     pub fn take(self: &Arc<Self>, whose: K) -> Option<Held<K>> {
         let mut open = self.open.entry(whose).or_insert(0);
-        if *open >= self.most {
+        if *open >= self.most.load(Ordering::Relaxed) {
             return None;
         }
         *open += 1;

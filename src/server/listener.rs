@@ -21,11 +21,11 @@ use tokio::time::error::Elapsed;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, warn};
 
-use super::Server;
-use super::reply::Body;
-use super::seats::{Answering, Request as OpenRequest, Seated, Seats, TICK};
+use super::body::Body;
+use super::seats::{Answering, Farewell, Request as OpenRequest, Seated, Seats, TICK};
 use super::secure;
 use super::sniff::{Opened, Sniffed, sniff};
+use super::{Current, Server};
 use crate::telemetry;
 
 /// How far the end has come.
@@ -35,6 +35,8 @@ pub enum Drain {
     No,
     /// No new connections; open requests are finished.
     Begun,
+    /// Event streams end, between two events.
+    Streams,
     /// Everything is cut.
     Now,
 }
@@ -88,28 +90,27 @@ fn bound_what_waits(_: &Socket, _: Duration) -> io::Result<()> {
 /// Serves on one listener until drained; runs on a current-thread runtime of its own.
 pub async fn work(
     listener: std::net::TcpListener,
-    server: Arc<Server>,
+    current: Current,
     mut drain: watch::Receiver<Drain>,
 ) -> io::Result<()> {
     telemetry::collect_on_this_thread();
     let listener = TcpListener::from_std(listener)?;
     let mut ticks = interval(TICK);
-    let seats = Seats::new(server.bounds.connections);
-    let patience = server.bounds.patience();
+    let seats = Seats::new(current.now().bounds.connections);
     let mut newcomer = None;
     // Every connection holds the sender; when the last is gone the receiver ends.
     let (open, mut closed) = mpsc::channel::<()>(1);
     while *drain.borrow() == Drain::No {
         tokio::select! {
             accepted = listener.accept(), if newcomer.is_none() => match accepted {
-                Ok((stream, peer)) => match server.admit(peer) {
+                Ok((stream, peer)) => match current.now().admit(peer) {
                     Some(held) => newcomer = Some((stream, peer, held)),
                     None => seats.turn_away(),
                 },
                 Err(error) => refused(&error, &seats).await,
             },
             seat = seats.take(), if newcomer.is_some() => if let Some((stream, peer, held)) = newcomer.take() {
-                let connection = serve(stream, peer, seat, server.clone(), drain.clone());
+                let connection = serve(stream, peer, seat, current.clone(), drain.clone());
                 let open = open.clone();
                 tokio::spawn(async move {
                     connection.await;
@@ -118,7 +119,7 @@ pub async fn work(
             },
             _ = ticks.tick() => {
                 telemetry::flush();
-                seats.tick(patience);
+                seats.tick(current.now().bounds.patience());
             }
             _ = drain.changed() => {}
         }
@@ -129,7 +130,7 @@ pub async fn work(
             _ = closed.recv() => break,
             _ = ticks.tick() => {
                 telemetry::flush();
-                seats.tick(patience);
+                seats.tick(current.now().bounds.patience());
             }
             ended = drain.wait_for(|drain| *drain == Drain::Now) => {
                 drop(ended);
@@ -152,9 +153,10 @@ async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
     seat: Seated,
-    server: Arc<Server>,
+    current: Current,
     drain: watch::Receiver<Drain>,
 ) {
+    let server = current.now();
     // Fails only when the peer is gone already, which shows at the next read.
     let _ = stream.set_nodelay(true);
     let (head_timeout, mut drained) = (server.bounds.head_timeout, drain.clone());
@@ -176,14 +178,14 @@ async fn serve(
                 opened = Box::pin(timeout(head_timeout, secure::open(stream, tls, &server.issuer))) => opened,
                 () = leave => return,
             };
-            Box::pin(serve_opened(opened, peer, seat, server.clone(), drain)).await;
+            Box::pin(serve_opened(opened, peer, seat, current, drain)).await;
         }
         None => {
             let opened = tokio::select! {
                 opened = Box::pin(timeout(head_timeout, sniff(stream))) => opened,
                 () = leave => return,
             };
-            serve_opened(opened, peer, seat, server, drain).await;
+            serve_opened(opened, peer, seat, current, drain).await;
         }
     }
 }
@@ -193,7 +195,7 @@ async fn serve_opened<T>(
     opened: Result<Opened<T>, Elapsed>,
     peer: SocketAddr,
     seat: Seated,
-    server: Arc<Server>,
+    current: Current,
     drain: watch::Receiver<Drain>,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -207,9 +209,9 @@ async fn serve_opened<T>(
         }
     };
     let outcome = if is_http2 {
-        Box::pin(serve_http2(io, peer, seat, server, drain)).await
+        Box::pin(serve_http2(io, peer, seat, current, drain)).await
     } else {
-        serve_http1(io, peer, seat, server, drain).await
+        serve_http1(io, peer, seat, current, drain).await
     };
     if let Err(error) = outcome {
         debug!(%error, %peer, "a connection ended early");
@@ -222,28 +224,39 @@ async fn answered(
     peer: SocketAddr,
     request: http::Request<Incoming>,
     open: OpenRequest,
+    mut drain: watch::Receiver<Drain>,
 ) -> Response<Answering<Body>> {
+    let counted = server.telemetry.metrics.clone();
     let response = server.answer(peer, request, &open).await;
     open.given();
-    response.map(|body| Answering { body, request: open })
+    response.map(|body| {
+        let stream = body.is_events().then(|| counted.stream());
+        let waits = body.is_events().then(|| -> Farewell {
+            Box::pin(async move {
+                // Without a sender everything is over anyway.
+                let _ = drain.wait_for(|drain| *drain >= Drain::Streams).await;
+            })
+        });
+        Answering::new(body, open, waits, stream)
+    })
 }
 
 async fn serve_http1<T>(
     io: Sniffed<T>,
     peer: SocketAddr,
     seat: Seated,
-    server: Arc<Server>,
+    current: Current,
     mut drain: watch::Receiver<Drain>,
 ) -> hyper::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let head_timeout = server.bounds.head_timeout;
-    let seat = &seat;
+    let head_timeout = current.now().bounds.head_timeout;
+    let (seat, draining) = (&seat, drain.clone());
     let service = service_fn(move |request| {
-        let (server, open) = (server.clone(), seat.request());
+        let (server, open, draining) = (current.now(), seat.request(), draining.clone());
         // Boxed: hyper keeps the room of a request for as long as its connection lasts, which streams do for hours.
-        Box::pin(async move { Ok::<_, Infallible>(answered(server, peer, request, open).await) })
+        Box::pin(async move { Ok::<_, Infallible>(answered(server, peer, request, open, draining).await) })
     });
     let mut builder = http1::Builder::new();
     // At most 100 headers: hyper's own default, kept because setting it costs an allocation per request.
@@ -261,18 +274,18 @@ async fn serve_http2<T>(
     io: Sniffed<T>,
     peer: SocketAddr,
     seat: Seated,
-    server: Arc<Server>,
+    current: Current,
     mut drain: watch::Receiver<Drain>,
 ) -> hyper::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let head_timeout = server.bounds.head_timeout;
-    let seat = &seat;
+    let head_timeout = current.now().bounds.head_timeout;
+    let (seat, draining) = (&seat, drain.clone());
     let service = service_fn(move |request| {
-        let (server, open) = (server.clone(), seat.watched_request());
+        let (server, open, draining) = (current.now(), seat.watched_request(), draining.clone());
         // Boxed here too: a stream whose answer is on its way, or waits for its client, is no larger than that.
-        Box::pin(async move { Ok::<_, Infallible>(answered(server, peer, request, open).await) })
+        Box::pin(async move { Ok::<_, Infallible>(answered(server, peer, request, open, draining).await) })
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder

@@ -3,11 +3,13 @@
 //! `listener` accepts, `vet` refuses what is ambiguous, `router` names the room, `reply` writes every answer.
 
 mod address;
+mod body;
 mod bounds;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod listener;
 pub mod reply;
+mod resource;
 pub mod router;
 mod seats;
 mod secure;
@@ -23,24 +25,29 @@ use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::runtime::Handle;
-use tokio::time::timeout;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info};
 
 use crate::clock::Clock;
 use crate::gate::challenge::Challenges;
 use crate::gate::origin::Origins;
-use crate::gate::{Denial, Gate};
+use crate::gate::{Gate, Holder};
 use crate::limit::{self, Limiters, Who};
 use crate::oauth::{self, AuthorizationServer, Documents, Failure};
 use crate::protocol::issuer::Issuer;
+use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::Word;
+use crate::telemetry::traces::Span;
 use crate::tls::Shown;
 use crate::upstream::Upstream;
 use address::Client;
 pub use address::Proxies;
-pub use bounds::{Bounds, Tally};
+use body::Body;
+pub use bounds::{Bounds, Tallies, Tally};
 use bounds::{Held, holder};
 pub use listener::{Drain, bind, work};
-use reply::{Body, Outcome, Problem};
+use reply::{Outcome, Problem};
 use router::{Endpoint, Route};
 
 /// Everything a request may need; shared by all cores.
@@ -61,22 +68,58 @@ pub struct Server {
     pub tls: Option<Arc<Shown>>,
     /// Whether browsers are told to come by https only.
     pub strict_transport: bool,
+    pub telemetry: Telemetry,
     /// Where the authorization server's work runs, off the cores that carry streams.
     pub side: Handle,
-    /// False before everything is up and once draining has begun.
-    pub ready: AtomicBool,
+    pub readiness: Arc<Readiness>,
+}
+
+/// Whether requests are welcome: not before everything is up, nor once the end has begun.
+#[derive(Default)]
+pub struct Readiness {
+    is_up: AtomicBool,
+    is_leaving: AtomicBool,
+}
+
+impl Readiness {
+    /// Everything is up.
+    pub fn enter(&self) {
+        self.is_up.store(true, Ordering::Relaxed);
+    }
+
+    /// The end begins.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether requests are welcome.
+    pub fn is_ready(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed) && !self.is_leaving.load(Ordering::Relaxed)
+    }
+}
+
+/// The server as it is now: a change of configuration puts another in its place.
+#[derive(Clone)]
+pub struct Current(watch::Receiver<Arc<Server>>);
+
+impl Current {
+    /// Whatever this receiver shows.
+    pub fn new(seen: watch::Receiver<Arc<Server>>) -> Self {
+        Current(seen)
+    }
+
+    /// For one request, or one connection's beginning.
+    pub fn now(&self) -> Arc<Server> {
+        self.0.borrow().clone()
+    }
 }
 
 /// A resource at the rim.
 pub struct Published {
-    pub path: String,
+    pub path: Arc<str>,
     pub upstream: Upstream,
     pub challenges: Challenges,
 }
-
-/// For the log line of a resource request.
-#[derive(Clone)]
-struct Person(u64, Box<str>);
 
 impl Server {
     /// Answers one request; never fails, because errors are answers.
@@ -86,16 +129,26 @@ impl Server {
         request: Request<Incoming>,
         open: &seats::Request,
     ) -> Response<Body> {
-        let started = self.clock.now();
+        let (started, began) = (self.clock.now(), Instant::now());
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
         let client = self.proxies.client(peer, request.headers());
-        let mut response = self.routed(client, request, open).await;
+        let route = router::route(self.as_ref(), &path);
+        let word = self.word(&route);
+        let span = self.telemetry.tracer.as_ref();
+        let mut span = span.map(|tracer| tracer.request(&method, &word.text(), request.headers()));
+        let mut response = self.routed(route, client, request, open, span.as_mut()).await;
         if self.strict_transport {
             reply::strict_transport(&mut response);
         }
         let took = self.clock.now().since(started);
         log(&method, &path, client.address, &response, took);
+        let (status, outcome) = (response.status().as_u16(), response.extensions().get::<Outcome>());
+        let outcome = outcome.map(|outcome| outcome.word);
+        if let Some(span) = &mut span {
+            span.answered(status, outcome);
+        }
+        self.telemetry.metrics.request(word, status, outcome.unwrap_or("ok"), began.elapsed());
         response
     }
 
@@ -103,17 +156,31 @@ impl Server {
     fn admit(&self, peer: SocketAddr) -> Option<Held<IpAddr>> {
         match self.proxies.may_be_many(peer.ip()) {
             true => Some(Held::uncounted()),
-            false => self.bounds.addresses.take(holder(peer.ip())),
+            false => self.bounds.tallies.addresses.take(holder(peer.ip())),
+        }
+    }
+
+    /// What numbers call a route: never what a stranger wrote.
+    fn word(&self, route: &Route<'_>) -> Word {
+        match route {
+            Route::Resource(number) => Word::Path(self.upstreams[*number].path.clone()),
+            Route::Endpoint(endpoint) => Word::Own(endpoint.path()),
+            Route::Document(_) | Route::NoDocument => Word::Own("metadata"),
+            Route::Front => Word::Own("/"),
+            Route::Health => Word::Own("/healthz"),
+            Route::Ready => Word::Own("/readyz"),
+            Route::Nothing => Word::Own("other"),
         }
     }
 
     async fn routed(
         &self,
+        route: Route<'_>,
         client: Client,
         request: Request<Incoming>,
         open: &seats::Request,
+        span: Option<&mut Span>,
     ) -> Response<Body> {
-        let route = router::route(self, request.uri().path());
         if matches!(route, Route::Health | Route::Ready) {
             return self.health(matches!(route, Route::Ready));
         }
@@ -122,7 +189,7 @@ impl Server {
         }
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match route {
-            Route::Resource(number) => self.resource(number, client, request, open).await,
+            Route::Resource(number) => self.resource(number, client, request, open, span).await,
             Route::Endpoint(endpoint) => self.endpoint(endpoint, client, request).await,
             Route::Document(_) if *request.method() == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
             Route::Document(document) if get => reply::document(document.clone()),
@@ -140,60 +207,6 @@ impl Server {
     async fn refused(&self, request: Request<Incoming>, problem: Problem) -> Response<Body> {
         let_it_arrive(request).await;
         reply::problem(problem)
-    }
-
-    /// Answers of resources are never kept by a cache, so only pages get the headers for pages.
-    async fn resource(
-        &self,
-        number: usize,
-        client: Client,
-        request: Request<Incoming>,
-        open: &seats::Request,
-    ) -> Response<Body> {
-        let from_a_page = request.headers().contains_key(header::ORIGIN);
-        if !self.origins.allow(request.headers()) {
-            return self.refused(request, Problem::Origin).await;
-        }
-        let response = self.gated(number, client, request, open).await;
-        if from_a_page { reply::exposed(response) } else { response }
-    }
-
-    /// Gate, then upstream.
-    async fn gated(
-        &self,
-        number: usize,
-        client: Client,
-        request: Request<Incoming>,
-        open: &seats::Request,
-    ) -> Response<Body> {
-        let published = &self.upstreams[number];
-        match *request.method() {
-            Method::OPTIONS => return reply::preflight(RESOURCE_METHODS),
-            Method::GET | Method::POST | Method::DELETE => {}
-            _ => return self.refused(request, Problem::Method(RESOURCE_METHODS)).await,
-        }
-        let permit = match self.gate.permit(number, request.headers()).await {
-            Ok(permit) => permit,
-            Err(denial) => {
-                let denial = self.forged_too_often(denial, client, request.headers());
-                let front = is_a_browser(&request).then(|| self.front.clone());
-                let_it_arrive(request).await;
-                return reply::denial(denial, &published.challenges, front);
-            }
-        };
-        let person = Person(permit.person(), permit.login().into());
-        let mut response = match self.bounds.people.take(permit.person()) {
-            Some(held) => {
-                open.is_of_a_person();
-                match published.upstream.forward(permit, request).await {
-                    Ok(response) => response.map(|answer| Body::Stream(answer, held)),
-                    Err(failure) => reply::upstream_failure(failure),
-                }
-            }
-            None => self.refused(request, Problem::TooManyStreams).await,
-        };
-        response.extensions_mut().insert(person);
-        response
     }
 
     /// The authorization server: body read here, work done on the side.
@@ -231,10 +244,27 @@ impl Server {
         let outcome = self.side.spawn(async move { endpoint.call(&server, &request).await }).await;
         let response = match outcome {
             Ok(Ok(answer)) => reply::answer(answer),
-            Ok(Err(failure)) => reply::failure(failure, wants_json),
+            Ok(Err(failure)) => {
+                let response = reply::failure(failure, wants_json);
+                self.login_failed(endpoint, &response);
+                response
+            }
             Err(_) => reply::problem(Problem::Internal),
         };
         if endpoint.is_for_scripts() { reply::exposed(response) } else { response }
+    }
+
+    /// Where logins end that come to nothing.
+    fn login_failed(&self, endpoint: Endpoint, response: &Response<Body>) {
+        let reason = response.extensions().get::<Outcome>().map_or("unknown", |outcome| outcome.word);
+        match endpoint {
+            Endpoint::Authorize => self.telemetry.metrics.login_failure("authorize", reason),
+            Endpoint::Consent => self.telemetry.metrics.login_failure("consent", reason),
+            Endpoint::Callback => self.telemetry.metrics.login_failure("callback", reason),
+            Endpoint::Register => self.telemetry.metrics.login_failure("register", reason),
+            // What grants come to is counted where it is known which.
+            Endpoint::Token | Endpoint::Revoke => {}
+        }
     }
 
     /// Whether this address asks for too many registrations or login pages; decided before a body is read.
@@ -246,32 +276,12 @@ impl Server {
         }
     }
 
-    /// Counts tokens that were never ours. Whoever holds one of ours is not touched by it, not even when it
-    /// has expired: they need the 401 to get a new one.
-    fn forged_too_often(&self, denial: Denial, client: Client, headers: &http::HeaderMap) -> Denial {
-        if !matches!(denial, Denial::Forged) {
-            return denial;
-        }
-        let who = Who::Source(self.proxies.source(client, headers));
-        match self.limits.bad_bearers.take(&who) {
-            Ok(()) => denial,
-            Err(limit::Limited { retry_after }) => Denial::TooOften { retry_after },
-        }
-    }
-
     fn health(&self, asks_ready: bool) -> Response<Body> {
-        match !asks_ready || self.ready.load(Ordering::Relaxed) {
+        match !asks_ready || self.readiness.is_ready() {
             true => reply::healthy(),
             false => reply::problem(Problem::NotReady),
         }
     }
-}
-
-/// A person who typed the resource's address into a browser.
-fn is_a_browser(request: &Request<Incoming>) -> bool {
-    *request.method() == Method::GET
-        && !request.headers().contains_key(header::AUTHORIZATION)
-        && accepts(request.headers(), "text/html")
 }
 
 fn accepts(headers: &http::HeaderMap, kind: &str) -> bool {
@@ -323,8 +333,8 @@ fn log(method: &Method, path: &str, client: IpAddr, response: &Response<Body>, t
     let outcome = response.extensions().get::<Outcome>();
     let cause = outcome.and_then(|outcome| outcome.cause.as_deref());
     let outcome = outcome.map(|outcome| outcome.word);
-    let person = response.extensions().get::<Person>();
-    let (person, login) = (person.map(|person| person.0), person.map(|person| &*person.1));
+    let holder = response.extensions().get::<Holder>();
+    let (person, login) = (holder.map(Holder::person), holder.map(Holder::login));
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     // Escaped, cut: a path is a stranger's text.
     let path: String = path.chars().take(128).collect();
@@ -339,7 +349,6 @@ fn log(method: &Method, path: &str, client: IpAddr, response: &Response<Body>, t
     }
 }
 
-const RESOURCE_METHODS: &str = "GET, POST, DELETE, OPTIONS";
 /// Forms and registrations; the largest real one is a few KiB.
 const MAX_FORM: usize = 64 << 10;
 const FORM_TIMEOUT: Duration = Duration::from_secs(10);

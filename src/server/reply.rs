@@ -3,17 +3,14 @@
 //! Four outward shapes: pages, redirects, JSON, challenges. Every error is `{"error", "error_description"}`
 //! or a page; none says more than a stranger may know. RFC 6749 §5.2; RFC 6750 §3; RFC 9700 §4.12, §4.16.
 
-use std::pin::Pin;
 use std::sync::LazyLock;
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header;
 use http::{HeaderValue, Response, StatusCode};
-use hyper::body::{Frame, SizeHint};
 use serde_json::json;
 
-use super::bounds::Held;
+use super::body::Body;
 use crate::gate::Denial;
 use crate::gate::challenge::{self, Challenges};
 use crate::gate::origin;
@@ -22,13 +19,6 @@ use crate::oauth::{Answer, Failure};
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::issuer::Issuer;
 use crate::upstream;
-
-/// The body of a response.
-pub enum Body {
-    Full(Option<Bytes>),
-    /// With the person's leave to have it open.
-    Stream(upstream::Answer, Held<u64>),
-}
 
 /// What the log line says of a response.
 #[derive(Clone)]
@@ -351,41 +341,6 @@ fn no_store(mut response: Response<Body>) -> Response<Body> {
 fn because(mut response: Response<Body>, word: &'static str, cause: Option<String>) -> Response<Body> {
     response.extensions_mut().insert(Outcome { word, cause });
     response
-}
-
-impl From<Bytes> for Body {
-    fn from(bytes: Bytes) -> Self {
-        Body::Full(Some(bytes).filter(|bytes| !bytes.is_empty()))
-    }
-}
-
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = upstream::Broken;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Body::Stream(answer, _) => Pin::new(answer).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Body::Full(bytes) => bytes.is_none(),
-            Body::Stream(answer, _) => answer.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            Body::Stream(answer, _) => answer.size_hint(),
-        }
-    }
 }
 
 /// Seconds; streams end when people close them.

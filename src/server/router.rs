@@ -41,7 +41,7 @@ pub const ROUTES: [(&str, Endpoint); 6] = [
 
 /// Finds the room; one trailing slash is forgiven for resources and their documents only.
 pub fn route<'a>(server: &'a Server, path: &str) -> Route<'a> {
-    let resources = server.upstreams.iter().map(|published| published.path.as_str());
+    let resources = server.upstreams.iter().map(|published| &*published.path);
     find(resources, &server.documents, path)
 }
 
@@ -71,6 +71,11 @@ pub(super) fn find<'a, 'b>(
 }
 
 impl Endpoint {
+    /// Where it is.
+    pub fn path(self) -> &'static str {
+        ROUTES.iter().find(|(_, endpoint)| *endpoint == self).map_or("other", |(path, _)| path)
+    }
+
     /// Its methods, as `Allow` lists them.
     pub fn methods(self) -> &'static str {
         match self {

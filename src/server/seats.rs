@@ -17,6 +17,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 use tracing::warn;
 
+use crate::telemetry::metrics::OpenStream;
+
 /// All connections of a core.
 pub struct Seats {
     most: usize,
@@ -274,11 +276,44 @@ impl Drop for Request {
 
 /// The body of an answer, and the request that is open for as long.
 pub struct Answering<B> {
-    pub body: B,
-    pub request: Request,
+    body: B,
+    request: Request,
+    farewell: Option<Farewell>,
+    is_leaving: bool,
+    /// Counts it while it is open.
+    _stream: Option<OpenStream>,
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Answering<B> {
+/// Ready when event streams are to end.
+pub type Farewell = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A body that can end before its source does.
+pub trait Endable {
+    /// Whether its end would be one: it is an event stream, and between two events.
+    fn may_end(&self) -> bool;
+}
+
+impl<B> Answering<B> {
+    /// The body of a request; with a farewell if it may last.
+    pub fn new(body: B, request: Request, farewell: Option<Farewell>, stream: Option<OpenStream>) -> Self {
+        Answering { body, request, farewell, is_leaving: false, _stream: stream }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Endable + Unpin> Answering<B> {
+    /// Whether the end has begun, and this is a good place for it.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> bool {
+        if let Some(farewell) = &mut self.farewell
+            && farewell.as_mut().poll(context).is_ready()
+        {
+            self.farewell = None;
+            self.is_leaving = true;
+        }
+        self.is_leaving && self.body.may_end()
+    }
+}
+
+impl<B: Body<Data = Bytes> + Endable + Unpin> Body for Answering<B> {
     type Data = Bytes;
     type Error = B::Error;
 
@@ -287,6 +322,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Answering<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
+        if this.poll_end(context) {
+            return Poll::Ready(None);
+        }
         let polled = Pin::new(&mut this.body).poll_frame(context);
         this.request.note(matches!(polled, Poll::Ready(Some(Ok(_)))));
         polled

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{Created, Pending, Record, Records, Replaced};
+use super::{Created, Page, Pending, Record, Records, Replaced};
 use crate::protocol::token::{Authenticator, TAG_BYTES};
 
 /// A store whose records carry a tag.
@@ -91,6 +91,16 @@ impl<K: Authenticator + Send + Sync> Records for Authentic<K> {
 
     fn sweep(&self) -> Pending<'_, u64> {
         self.records.sweep()
+    }
+
+    /// Without what is not ours.
+    fn page<'a>(&'a self, after: Option<&'a str>) -> Pending<'a, Page> {
+        Box::pin(async move {
+            let Page { records, next } = self.records.page(after).await?;
+            let opened =
+                |(key, record): (String, Record)| self.opened(&key, record).map(|record| (key, record));
+            Ok(Page { records: records.into_iter().filter_map(opened).collect(), next })
+        })
     }
 }
 

@@ -2,11 +2,11 @@
 //!
 //! Public, so that the backends' integration tests (and authors of further backends) can call it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Created, Record, Records, Replaced};
+use super::{Created, Page, Record, Records, Replaced};
 use crate::clock::Time;
 
 /// A backend under test.
@@ -27,6 +27,7 @@ pub async fn run<F: Fn(Duration)>(subject: &Subject<F>) {
     owners_list_their_records(subject).await;
     of_many_creators_one_wins(subject).await;
     of_many_replacers_one_wins(subject).await;
+    pages_hold_everything_that_lives(subject).await;
 }
 
 async fn verbs_do_what_they_say<F>(subject: &Subject<F>) {
@@ -91,6 +92,37 @@ async fn owners_list_their_records<F>(subject: &Subject<F>) {
     }
 }
 
+async fn pages_hold_everything_that_lives<F: Fn(Duration)>(subject: &Subject<F>) {
+    let [a, b] = &subject.connections;
+    let before: BTreeSet<String> = everything(&**a).await.into_iter().map(|(key, _)| key).collect();
+    let keys: BTreeSet<String> = (0..MANY).map(|number| format!("page/{number:04}")).collect();
+    for key in &keys {
+        a.create(key, subject.record(7)).await.expect("create");
+    }
+    let gone = Record { expires: Time::from_millis(1), ..subject.record(8) };
+    a.replace("page/0000", 7, gone).await.expect("replace");
+    let found = everything(&**b).await;
+    let found: BTreeMap<String, Record> =
+        found.into_iter().filter(|(key, _)| !before.contains(key)).collect();
+    assert_eq!(found.len(), MANY - 1, "what has expired is on no page, all else is on one");
+    assert!(found.iter().all(|(key, record)| keys.contains(key) && *record == subject.record(7)));
+    for key in &keys {
+        a.delete(key).await.expect("delete");
+    }
+}
+
+async fn everything(records: &dyn Records) -> Vec<(String, Record)> {
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let Page { records, next } = records.page(after.as_deref()).await.expect("page");
+        found.extend(records);
+        match next {
+            Some(next) => after = Some(next),
+            None => return found,
+        }
+    }
+}
+
 async fn of_many_creators_one_wins<F>(subject: &Subject<F>) {
     let outcomes = race(subject, |records, version, record| async move {
         records.create("race", Record { version, ..record }).await.expect("create") == Created::Created
@@ -140,3 +172,5 @@ impl<F> Subject<F> {
 }
 
 const RACERS: u64 = 100;
+/// More than fit on a page of any backend.
+const MANY: usize = 1_100;

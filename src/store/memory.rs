@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Created, Pending, Record, Records, Replaced};
+use super::{Created, Page, Pending, Record, Records, Replaced};
 use crate::clock::Clock;
 
 /// A map behind a lock that is never held across an await.
@@ -82,6 +82,18 @@ impl Records for Memory {
             let before = records.len();
             records.retain(|_, record| record.expires > now);
             Ok((before - records.len()) as u64)
+        })
+    }
+
+    fn page<'a>(&'a self, _: Option<&'a str>) -> Pending<'a, Page> {
+        Box::pin(async move {
+            let now = self.clock.now();
+            let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+            let live = records.iter().filter(|(_, record)| record.expires > now);
+            Ok(Page {
+                records: live.map(|(key, record)| (key.clone(), record.clone())).collect(),
+                next: None,
+            })
         })
     }
 }

@@ -1,4 +1,5 @@
-//! Where records live. Six verbs on opaque records; all protocol logic sits above, once.
+//! Where records live. Six verbs on opaque records, and a seventh for operators; all protocol logic sits above,
+//! once.
 //!
 //! Every verb is one atomic operation of the backend. A backend never decides anything: it fails
 //! ([`StoreError`], answered with 503) or it tells what is there. Tokens in any form never come here.
@@ -7,8 +8,14 @@ pub mod authentic;
 pub mod conformance;
 pub mod families;
 pub mod memory;
+pub mod opening;
+mod patience;
 pub mod people;
+pub mod postgres;
+pub mod redis;
 pub mod sqlite;
+pub mod steady;
+pub mod watched;
 
 use std::fmt;
 use std::future::Future;
@@ -50,7 +57,16 @@ pub enum Replaced {
     Changed,
 }
 
-/// The six verbs. An expired record does not exist for any of them.
+/// Some of the records of a store, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// With their keys; in no particular order, and while others write maybe twice.
+    pub records: Vec<(String, Record)>,
+    /// Where to go on; `None` after the last page.
+    pub next: Option<String>,
+}
+
+/// The verbs. An expired record does not exist for any of them.
 pub trait Records: Send + Sync {
     /// The record under a key.
     fn read<'a>(&'a self, key: &'a str) -> Pending<'a, Option<Record>>;
@@ -64,22 +80,38 @@ pub trait Records: Send + Sync {
     fn owned_by<'a>(&'a self, owner: &'a str) -> Pending<'a, Vec<String>>;
     /// Removes what has expired and says how much that was.
     fn sweep(&self) -> Pending<'_, u64>;
+    /// A page of all records there are, from the start or where another page ended. For operators: what is there
+    /// all the while is on some page, and nothing that serves a request asks for it.
+    fn page<'a>(&'a self, after: Option<&'a str>) -> Pending<'a, Page>;
 }
 
 /// The backend failed: nothing is known about what it holds. Never means "no".
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreError(String);
+pub struct StoreError {
+    text: String,
+    unreachable: bool,
+}
 
 impl StoreError {
     /// Wraps a backend's own words (for the log; they reach no client).
     pub fn new(cause: impl fmt::Display) -> Self {
-        StoreError(cause.to_string())
+        StoreError { text: cause.to_string(), unreachable: false }
+    }
+
+    /// The backend said nothing, or not in time: what was asked of it may have been done all the same.
+    pub fn unreachable(cause: impl fmt::Display) -> Self {
+        StoreError { text: cause.to_string(), unreachable: true }
+    }
+
+    /// Whether it is the way to the backend that failed, and not the backend.
+    pub fn is_unreachable(&self) -> bool {
+        self.unreachable
     }
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "store: {}", self.0)
+        write!(f, "store: {}", self.text)
     }
 }
 
@@ -100,6 +132,40 @@ fn decode<T: serde::de::DeserializeOwned>(key: &str, record: Record) -> Result<S
         StoreError::new(format_args!("the record {} cannot be read: {error}", kind_of(key)))
     })?;
     Ok(Stored { value, version: record.version })
+}
+
+/// Why a store cannot be used as it is, for good: waiting would not help, the operator has to do something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// A newer program has changed its form beyond what this one knows.
+    #[error(
+        "the store was brought to schema {found} by a newer version of this program, which works with {oldest} and later; this one knows {known}"
+    )]
+    Newer { found: i64, oldest: i64, known: i64 },
+    /// It throws records away when memory is short, and with them logins.
+    #[error(
+        "Redis may evict records when its memory is full (maxmemory-policy {0}), which would log people out and let \
+         used codes live again; set maxmemory-policy noeviction"
+    )]
+    Evicts(String),
+}
+
+/// Why a store is not open yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PrepareError {
+    /// The operator has to do something.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// It may work in a moment.
+    #[error(transparent)]
+    Trouble(#[from] StoreError),
+}
+
+/// A store that other processes share, over a network.
+pub trait Shared: Records {
+    /// Reaches it, looks whether it is fit to be used, and brings its form up to date. Idempotent, and safe while
+    /// others do the same or are at work in it.
+    fn prepare(&self) -> Pin<Box<dyn Future<Output = Result<(), PrepareError>> + Send + '_>>;
 }
 
 fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use super::{Created, Pending, Record, Records, Replaced, StoreError};
+use super::{Created, Page, Pending, Record, Records, Replaced, StoreError};
 use crate::clock::{Clock, Time};
 pub use file::OpenError;
 use file::{Whereabouts, connect, prepare, reconnect};
@@ -167,16 +167,6 @@ impl Records for Sqlite {
             let mut statement = connection.prepare_cached(
                 "SELECT bytes, version, owner, expires FROM records WHERE key = ?1 AND expires > ?2",
             )?;
-            let record = |row: &rusqlite::Row<'_>| {
-                let (version, expires): (i64, i64) = (row.get(1)?, row.get(3)?);
-                let expires = Time::from_millis(expires.cast_unsigned());
-                Ok(Record {
-                    bytes: row.get(0)?,
-                    version: version.cast_unsigned(),
-                    owner: row.get(2)?,
-                    expires,
-                })
-            };
             statement.query_row(params![key, now], record).optional()
         })
     }
@@ -245,6 +235,28 @@ impl Records for Sqlite {
             }
         })
     }
+
+    fn page<'a>(&'a self, after: Option<&'a str>) -> Pending<'a, Page> {
+        let (after, now) = (after.unwrap_or_default().to_owned(), sql_time(self.clock.now()));
+        self.ask(&self.reader, move |connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT bytes, version, owner, expires, key FROM records
+                 WHERE key > ?1 AND expires > ?2 ORDER BY key LIMIT ?3",
+            )?;
+            let rows =
+                statement.query_map(params![after, now, PAGE as i64], |row| Ok((row.get(4)?, record(row)?)));
+            let records: Vec<(String, Record)> = rows?.collect::<Result<_, _>>()?;
+            let next = records.last().filter(|_| records.len() == PAGE).map(|(key, _)| key.clone());
+            Ok(Page { records, next })
+        })
+    }
+}
+
+/// From the first four columns: bytes, version, owner, expires.
+fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Record> {
+    let (version, expires): (i64, i64) = (row.get(1)?, row.get(3)?);
+    let expires = Time::from_millis(expires.cast_unsigned());
+    Ok(Record { bytes: row.get(0)?, version: version.cast_unsigned(), owner: row.get(2)?, expires })
 }
 
 fn sql_time(time: Time) -> i64 {
@@ -254,3 +266,4 @@ fn sql_time(time: Time) -> i64 {
 /// Bounds what one failed commit takes with it.
 const MAX_BATCH: usize = 256;
 const SWEEP_BITE: u32 = 500;
+const PAGE: usize = 500;

@@ -1,90 +1,70 @@
-//! What the operator reads: one line per request, warnings for security events. Never a token, code, secret
-//! or e-mail address; never a query string.
+//! What operators see of the program: log lines, numbers, an audit trail, traces. Knows nothing of what it is told
+//! about; every room may tell it something, and it tells nobody anything secret.
 
-use std::cell::RefCell;
-use std::io::{self, Write};
+pub mod audit;
+pub mod call;
+mod log;
+pub mod metrics;
+pub mod scrape;
+pub mod traces;
 
-use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use std::sync::Arc;
 
-/// Starts logging to standard error. `MCP_AUTH_PROXY_LOG` chooses the level (default `info`), in the syntax of
-/// tracing's EnvFilter.
-pub fn start() {
-    let filter = EnvFilter::builder().with_env_var("MCP_AUTH_PROXY_LOG");
-    let filter = filter.with_default_directive(Level::INFO.into()).from_env_lossy();
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(Stderr)
-        .with_target(false)
-        .with_ansi(false);
-    // Fails only when somebody (a test, an example) logs already.
-    let _ = subscriber.try_init();
-}
+use crate::clock::Clock;
+use audit::{Audit, Event};
+pub use log::start;
+use metrics::Metrics;
+use traces::Tracer;
 
-/// Makes this thread collect its log lines; [`flush`] writes them. A line per request written by itself would
-/// cost a system call, one sent through a channel a wake-up.
+/// Makes this thread collect its lines of log and trail; [`flush`] writes them. A line per request written by itself
+/// would cost a system call, one sent through a channel a wake-up.
 pub fn collect_on_this_thread() {
-    LINES.with_borrow_mut(|lines| *lines = Some(Vec::with_capacity(BLOCK)));
+    log::collect_on_this_thread();
+    audit::collect_on_this_thread();
 }
 
 /// Writes what this thread has collected.
 pub fn flush() {
-    LINES.with_borrow_mut(|lines| {
-        if let Some(lines) = lines.as_mut().filter(|lines| !lines.is_empty()) {
-            // Nowhere to tell that standard error is closed.
-            let _ = io::stderr().lock().write_all(lines);
-            lines.clear();
-        }
-    });
+    log::flush();
+    audit::flush();
 }
 
-thread_local! {
-    static LINES: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+/// Everything that is told of to operators, but for the log, which is the thread's.
+#[derive(Clone)]
+pub struct Telemetry {
+    /// Counted for the whole life of the program.
+    pub metrics: Arc<Metrics>,
+    audit: Option<Arc<Audit>>,
+    /// Absent unless configured.
+    pub tracer: Option<Tracer>,
+    clock: Clock,
 }
 
-struct Stderr;
-
-/// One event's way to standard error.
-struct Line {
-    urgent: bool,
-}
-
-impl<'a> MakeWriter<'a> for Stderr {
-    type Writer = Line;
-
-    fn make_writer(&'a self) -> Line {
-        Line { urgent: true }
+impl Telemetry {
+    /// Numbers always; a trail and traces where they are wanted.
+    pub fn new(
+        metrics: Arc<Metrics>,
+        audit: Option<Arc<Audit>>,
+        tracer: Option<Tracer>,
+        clock: Clock,
+    ) -> Self {
+        Telemetry { metrics, audit, tracer, clock }
     }
 
-    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line {
-        Line { urgent: *metadata.level() <= Level::WARN }
+    /// For tests of single rooms.
+    pub fn silent(clock: Clock) -> Self {
+        Telemetry::new(Arc::default(), None, None, clock)
     }
-}
 
-impl Write for Line {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let full = LINES.with_borrow_mut(|lines| match lines {
-            Some(lines) => {
-                lines.extend_from_slice(bytes);
-                Some(lines.len() >= BLOCK)
-            }
-            None => None,
-        });
-        match full {
-            Some(full) => {
-                if full || self.urgent {
-                    flush();
-                }
-                Ok(bytes.len())
-            }
-            None => io::stderr().lock().write_all(bytes).map(|()| bytes.len()),
+    /// Writes an event to the trail, if there is one.
+    pub fn audit(&self, event: &Event<'_>) {
+        if let Some(audit) = &self.audit {
+            audit.write(self.clock.now(), event);
         }
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    /// Whether anybody wants to know what messages ask for.
+    pub fn reads_calls(&self) -> bool {
+        self.audit.is_some() || self.tracer.is_some()
     }
 }
-
-const BLOCK: usize = 16 << 10;

@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::io;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls::client::ClientConfig;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -26,6 +28,21 @@ impl Authorities {
     /// For clients that are built by reqwest.
     pub fn for_reqwest(&self) -> Result<Vec<reqwest::Certificate>, reqwest::Error> {
         self.0.iter().map(|authority| reqwest::Certificate::from_der(authority)).collect()
+    }
+
+    /// In PEM, together with the machine's own: for a client that takes all it believes, or nothing. `None` when
+    /// there are no further ones, and the machine's own are what it takes by itself.
+    pub fn with_the_machines(&self) -> Option<Vec<u8>> {
+        let encode = |authority: &CertificateDer<'_>| {
+            let body = STANDARD.encode(authority);
+            format!("-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
+        };
+        let own = rustls_native_certs::load_native_certs().certs;
+        // One that is broken would be refused together with all others.
+        let usable =
+            |authority: &&CertificateDer<'static>| RootCertStore::empty().add((*authority).clone()).is_ok();
+        let all = self.0.iter().chain(own.iter().filter(usable));
+        (!self.0.is_empty()).then(|| all.map(encode).collect::<String>().into_bytes())
     }
 }
 

@@ -181,6 +181,16 @@ impl Answer {
         Answer { body, lease: Some(lease), watch: Watch::Events(Box::new(events)), ended: false }
     }
 
+    /// Whether it is an event stream that we can read.
+    pub fn is_events(&self) -> bool {
+        matches!(self.watch, Watch::Events(_))
+    }
+
+    /// Whether it is one, and what has been passed on so far ends with a whole event.
+    pub fn is_between_events(&self) -> bool {
+        matches!(&self.watch, Watch::Events(stream) if stream.is_between_events())
+    }
+
     /// An answer that takes its time is watched.
     fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, sse::Cut>> {
         if let Watch::Asleep(watch, recheck) = &self.watch {

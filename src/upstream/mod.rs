@@ -30,6 +30,7 @@ use tracing::warn;
 use crate::clock::Clock;
 use crate::gate::Permit;
 use crate::seal::KeyRing;
+use crate::telemetry::call::Call;
 pub use body::{Answer, Broken};
 use body::{Cut, Lease, RequestBody, TooLarge, TooSlow, is_caused_by};
 use pool::{Pool, SendError};
@@ -101,10 +102,12 @@ impl Upstream {
     }
 
     /// Sends a permitted request and streams the answer.
+    /// What the request calls is noted where somebody wants to know.
     pub async fn forward(
         &self,
         permit: Permit,
         request: Request<Incoming>,
+        calls: Option<&mut Vec<Call>>,
     ) -> Result<Response<Answer>, Failure> {
         let (parts, body) = request.into_parts();
         let binding = Binding::new(&self.keys, permit.resource().url(), permit.person());
@@ -113,6 +116,9 @@ impl Upstream {
         let headers =
             headers::request(&parts.headers, &permit, &self.settings.target, session, &parts.method);
         let body = self.body(&parts, body).await?;
+        if let Some(calls) = calls.filter(|_| parts.method == Method::POST) {
+            *calls = body.again().map_or_else(|| vec![named_call(&parts.headers)], |body| Call::read(&body));
+        }
         let method = parts.method;
         let is_get = method == Method::GET;
         let (response, lease) = self.send(Outgoing { method, path, headers, body }).await?;
@@ -247,6 +253,30 @@ impl Upstream {
         parts.version = http::Version::HTTP_11;
         Ok(Response::from_parts(parts, answer))
     }
+}
+
+impl Failure {
+    /// In one word, for numbers.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Failure::UnknownSession => "unknown_session",
+            Failure::BodyTooLarge(_) => "body_too_large",
+            Failure::BodyTooSlow => "body_too_slow",
+            Failure::BodyBroken => "body_broken",
+            Failure::Unreachable(_) => "unreachable",
+            Failure::Broken(_) => "broken",
+            Failure::TooSlow(_) => "too_slow",
+            Failure::Unauthorized => "unauthorized",
+            Failure::Redirect(_) => "redirect",
+            Failure::Unexpected(_) => "unexpected",
+        }
+    }
+}
+
+/// What a body that is too large to be read here calls, by its headers (MCP 2026-07-28).
+fn named_call(headers: &HeaderMap) -> Call {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    Call::named(text("mcp-method"), text("mcp-name"))
 }
 
 /// Waits for the head of an answer. While the body of the request is on its way, none can be expected.

@@ -90,16 +90,22 @@ impl Stream {
         self.rewriter.take().map(Rewriter::into_rest).filter(|rest| !rest.is_empty())
     }
 
+    /// Whether all that was passed on ends with a whole event, and nothing is held back.
+    pub fn is_between_events(&self) -> bool {
+        self.tail.is_between_events() && self.rewriter.as_ref().is_none_or(Rewriter::is_empty)
+    }
+
     /// Time passes: a comment when the stream is silent between two events, an end when the permit is gone.
     pub fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Cut>> {
         if self.poll_permit(context).is_ready() {
             return Poll::Ready(Err(Cut::Revoked));
         }
+        let is_between_events = self.is_between_events();
         let Some((period, timer)) = &mut self.keep_alive else { return Poll::Pending };
         loop {
             ready!(timer.as_mut().poll(context));
             timer.as_mut().reset(Instant::now() + *period);
-            if self.tail.is_between_events() && self.rewriter.as_ref().is_none_or(Rewriter::is_empty) {
+            if is_between_events {
                 return Poll::Ready(Ok(Bytes::from_static(KEEP_ALIVE)));
             }
         }

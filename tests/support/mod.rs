@@ -11,6 +11,7 @@ pub mod program;
 pub mod proxy;
 pub mod raw;
 pub mod sabotage;
+pub mod stores;
 pub mod tls;
 pub mod upstream;
 

@@ -27,7 +27,7 @@ pub(super) struct Refreshed {
 impl Inner {
     /// Single flight: the first asker refreshes, the others find the fresh record.
     pub(super) async fn refreshed(&self, key: &str) -> Result<Credential, CredentialError> {
-        let arrival = self.refreshes.arrive();
+        let arrival = self.flights.refreshes.arrive();
         let lock = self.lock(key);
         let guard = lock.lock().await;
         let outcome = self.refresh_alone(key, arrival).await;
@@ -46,7 +46,7 @@ impl Inner {
         if !self.is_expiring(&credential) {
             return Ok(credential);
         }
-        if let Some(Err(trouble)) = self.refreshes.for_waiter(key, arrival, now) {
+        if let Some(Err(trouble)) = self.flights.refreshes.for_waiter(key, arrival, now) {
             let still_good = credential.expires.is_some_and(|expires| now < expires);
             return if still_good { Ok(credential) } else { Err(trouble.into()) };
         }
@@ -81,7 +81,7 @@ impl Inner {
         };
         let answer = self.github.refresh(&refresh_token).await;
         let trouble = if let Err(LoginError::Trouble(trouble)) = &answer { Some(trouble) } else { None };
-        self.refreshes.note(key, trouble, self.clock.now());
+        self.flights.refreshes.note(key, trouble, self.clock.now());
         match answer {
             Ok(granted) => self.store_refreshed(key, stored.value, &granted).await,
             Err(error) if error.is_misconfiguration() => {
@@ -107,14 +107,15 @@ impl Inner {
         let before = self.pair(key, &old).ok_or(CredentialError::Gone)?;
         let sealed = self.keys.seal(&self.clock, key.as_bytes(), &TokenPair::of_refresh(granted, before));
         let expires = granted.expires_in.map(|seconds| now.after(Duration::from_secs(seconds)));
-        self.unsaved.insert(key.to_owned(), Refreshed { replaces: old.sealed, sealed, expires });
+        self.flights.unsaved.insert(key.to_owned(), Refreshed { replaces: old.sealed, sealed, expires });
         self.save(key).await?;
         self.read(key).await
     }
 
     /// Stores a new pair. Until that has worked it is kept here: GitHub takes the old one no more.
     async fn save(&self, key: &str) -> Result<(), CredentialError> {
-        while let Some(Refreshed { replaces, sealed, expires }) = self.unsaved.get(key).map(|new| new.clone())
+        while let Some(Refreshed { replaces, sealed, expires }) =
+            self.flights.unsaved.get(key).map(|new| new.clone())
         {
             // Somebody logged in meanwhile: their newer credential stands, ours is forgotten. A check that was
             // noted meanwhile is none of that.
@@ -127,7 +128,7 @@ impl Inner {
                 None => true,
             };
             if done {
-                self.unsaved.remove(key);
+                self.flights.unsaved.remove(key);
             }
         }
         Ok(())

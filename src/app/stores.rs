@@ -1,0 +1,148 @@
+//! The store as configured: opened at once where it is on this machine, and as soon as it can be where it is not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
+
+use super::{StartError, keys};
+use crate::clock::Clock;
+use crate::config::{Config, StoreConfig};
+use crate::seal::KeyRing;
+use crate::server::Readiness;
+use crate::store::memory::Memory;
+use crate::store::opening::Opening;
+use crate::store::postgres::Postgres;
+use crate::store::redis::Redis;
+use crate::store::sqlite::Sqlite;
+use crate::store::steady::Steady;
+use crate::store::{PrepareError, Records, Shared, StoreError};
+
+/// A store, and what is still to be done before it can be used.
+pub(super) struct Store {
+    pub records: Arc<dyn Records>,
+    /// Of a shared one that could not be reached at once.
+    awaited: Option<Awaited>,
+    config: StoreConfig,
+}
+
+struct Awaited {
+    opening: Arc<Opening>,
+    shared: Arc<dyn Shared>,
+}
+
+/// The client of a shared store; nothing is reached yet. `None` for one that is on this machine.
+pub(super) fn client(
+    config: &Config,
+    clock: &Clock,
+    side: &Handle,
+) -> Result<Option<Arc<dyn Shared>>, StoreError> {
+    Ok(match &config.store {
+        StoreConfig::Postgres(place) => {
+            let (most, clock) = (config.store_connections, clock.clone());
+            Some(Arc::new(Postgres::new(place, &config.authorities, most, clock, side.clone())?))
+        }
+        StoreConfig::Redis(place) => {
+            Some(Arc::new(Redis::new(place, &config.authorities, clock.clone(), side.clone())?))
+        }
+        StoreConfig::Sqlite(_) | StoreConfig::Memory => None,
+    })
+}
+
+/// Opens the store, or begins to. What waiting would not mend keeps the program from starting. Blocks.
+pub(super) fn open(
+    config: &Config,
+    keys: &Arc<KeyRing>,
+    clock: &Clock,
+    side: &Handle,
+) -> Result<Store, StartError> {
+    let own: Arc<dyn Records> = match &config.store {
+        StoreConfig::Sqlite(path) => Arc::new(Sqlite::open(path, clock.clone())?),
+        StoreConfig::Memory => Arc::new(Memory::new(clock.clone())),
+        StoreConfig::Postgres(_) | StoreConfig::Redis(_) => {
+            let shared = client(config, clock, side).map_err(StartError::StoreClient)?;
+            return await_shared(shared.expect("it is one"), config, keys, clock, side);
+        }
+    };
+    keys::recognise(&own, keys, &config.store, clock, side)?;
+    Ok(Store { records: own, awaited: None, config: config.store.clone() })
+}
+
+fn await_shared(
+    shared: Arc<dyn Shared>,
+    config: &Config,
+    keys: &Arc<KeyRing>,
+    clock: &Clock,
+    side: &Handle,
+) -> Result<Store, StartError> {
+    let records: Arc<dyn Records> = Arc::new(Steady::new(shared.clone()));
+    let opening = Arc::new(Opening::new(records));
+    let awaited = Awaited { opening: opening.clone(), shared };
+    let store = config.store.clone();
+    let first = side.block_on(async { timeout(FIRST_LOOK, awaited.attempt(keys, &store, clock)).await });
+    let trouble = match first {
+        Ok(Ok(())) => return Ok(Store { records: opening, awaited: None, config: store }),
+        Ok(Err(Obstacle::Final(error))) => return Err(error),
+        Ok(Err(Obstacle::Trouble(error))) => error,
+        Err(_) => StoreError::unreachable("no answer yet"),
+    };
+    warn!(store = %store, error = %trouble, "the store cannot be used yet; not ready until it can");
+    Ok(Store { records: opening, awaited: Some(awaited), config: store })
+}
+
+enum Obstacle {
+    Final(StartError),
+    Trouble(StoreError),
+}
+
+impl Awaited {
+    async fn attempt(&self, keys: &KeyRing, store: &StoreConfig, clock: &Clock) -> Result<(), Obstacle> {
+        match self.shared.prepare().await {
+            Ok(()) => {}
+            Err(PrepareError::Unfit(unfit)) => return Err(Obstacle::Final(unfit.into())),
+            Err(PrepareError::Trouble(error)) => return Err(Obstacle::Trouble(error)),
+        }
+        match keys::introduce(&*self.shared, keys, store, clock).await {
+            Ok(true) => {
+                self.opening.open();
+                Ok(())
+            }
+            Ok(false) => Err(Obstacle::Final(StartError::Keys(keys::STRANGERS.to_owned()))),
+            Err(error) => Err(Obstacle::Trouble(error)),
+        }
+    }
+}
+
+impl Store {
+    /// Waits until the store can be used, says so, and looks after which key writes.
+    pub(super) async fn ready(
+        self,
+        keys: Arc<KeyRing>,
+        clock: Clock,
+        readiness: Arc<Readiness>,
+        look: Duration,
+    ) {
+        if let Some(awaited) = &self.awaited {
+            while let Err(obstacle) = awaited.attempt(&keys, &self.config, &clock).await {
+                match obstacle {
+                    // Found out only now: nothing is served from it, nothing is changed in it.
+                    Obstacle::Final(error) => {
+                        error!(store = %self.config, %error, "the store must not be used as it is");
+                        sleep(look * 30).await;
+                    }
+                    Obstacle::Trouble(_) => sleep(look).await,
+                }
+            }
+            info!(store = %self.config, "the store can be used; ready now");
+        }
+        readiness.enter();
+        if self.config.is_shared() {
+            keys::follow(self.records, Arc::downgrade(&keys), clock, look).await;
+        }
+    }
+}
+
+/// Orchestrators give a start more than that, and operators want to be told of a wrong password at once.
+const FIRST_LOOK: Duration = Duration::from_secs(5);

@@ -1,0 +1,138 @@
+//! Requests for a resource: the gate first, then the upstream; counted, traced and written down on the way.
+
+use http::{Method, Request, Response, header};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::address::Client;
+use super::body::Body;
+use super::bounds::Held;
+use super::reply::{self, Problem};
+use super::{Published, Server, accepts, let_it_arrive, seats};
+use crate::gate::{Denial, Permit};
+use crate::limit::{self, Who};
+use crate::telemetry::audit::Event;
+use crate::telemetry::call::Call;
+use crate::telemetry::metrics::Word;
+use crate::telemetry::traces::Span;
+use crate::upstream;
+
+impl Server {
+    /// Answers of resources are never kept by a cache, so only pages get the headers for pages.
+    pub(super) async fn resource(
+        &self,
+        number: usize,
+        client: Client,
+        request: Request<Incoming>,
+        open: &seats::Request,
+        span: Option<&mut Span>,
+    ) -> Response<Body> {
+        let from_a_page = request.headers().contains_key(header::ORIGIN);
+        if !self.origins.allow(request.headers()) {
+            return self.refused(request, Problem::Origin).await;
+        }
+        let response = self.gated(number, client, request, open, span).await;
+        if from_a_page { reply::exposed(response) } else { response }
+    }
+
+    /// Gate, then upstream.
+    async fn gated(
+        &self,
+        number: usize,
+        client: Client,
+        request: Request<Incoming>,
+        open: &seats::Request,
+        span: Option<&mut Span>,
+    ) -> Response<Body> {
+        let published = &self.upstreams[number];
+        match *request.method() {
+            Method::OPTIONS => return reply::preflight(RESOURCE_METHODS),
+            Method::GET | Method::POST | Method::DELETE => {}
+            _ => return self.refused(request, Problem::Method(RESOURCE_METHODS)).await,
+        }
+        let decided =
+            |decision| self.telemetry.metrics.decision(Word::Path(published.path.clone()), decision);
+        let permit = match self.gate.permit(number, request.headers()).await {
+            Ok(permit) => permit,
+            Err(denial) => {
+                let denial = self.forged_too_often(denial, client, request.headers());
+                decided(denial.word());
+                let front = is_a_browser(&request).then(|| self.front.clone());
+                let_it_arrive(request).await;
+                return reply::denial(denial, &published.challenges, front);
+            }
+        };
+        decided("permitted");
+        let holder = permit.holder();
+        let mut response = match self.bounds.tallies.people.take(permit.person()) {
+            Some(held) => {
+                open.is_of_a_person();
+                self.forwarded(published, permit, request, held, span).await
+            }
+            None => self.refused(request, Problem::TooManyStreams).await,
+        };
+        response.extensions_mut().insert(holder);
+        response
+    }
+
+    /// On to the upstream; counted, traced and written down as far as somebody wants that.
+    async fn forwarded(
+        &self,
+        published: &Published,
+        permit: Permit,
+        mut request: Request<Incoming>,
+        held: Held<u64>,
+        mut span: Option<&mut Span>,
+    ) -> Response<Body> {
+        let (began, holder) = (Instant::now(), permit.holder());
+        let way = span.as_ref().map(|span| span.towards("upstream"));
+        if let Some(way) = &way {
+            way.hand_on(request.headers_mut());
+        }
+        let mut calls = self.telemetry.reads_calls().then(Vec::new);
+        let outcome = published.upstream.forward(permit, request, calls.as_mut()).await;
+        let (took, failure) = (began.elapsed(), outcome.as_ref().err().map(upstream::Failure::word));
+        self.telemetry.metrics.upstream(Word::Path(published.path.clone()), took, failure);
+        let response = match outcome {
+            Ok(response) => response.map(|answer| Body::Stream(answer, held)),
+            Err(failure) => reply::upstream_failure(failure),
+        };
+        let status = response.status().as_u16();
+        if let Some(mut way) = way {
+            way.answered(status, failure);
+        }
+        for Call { method, tool } in calls.iter().flatten() {
+            let (method, tool) = (method.as_deref(), tool.as_deref());
+            let milliseconds = u64::try_from(took.as_millis()).ok();
+            let (status, event) = (Some(status), holder.event("call"));
+            self.telemetry.audit(&Event { method, tool, status, milliseconds, ..event });
+            if let Some(span) = &mut span {
+                span.say("mcp.method.name", method.unwrap_or_default());
+                span.say("gen_ai.tool.name", tool.unwrap_or_default());
+            }
+        }
+        response
+    }
+
+    /// Counts tokens that were never ours. Whoever holds one of ours is not touched by it, not even when it
+    /// has expired: they need the 401 to get a new one.
+    fn forged_too_often(&self, denial: Denial, client: Client, headers: &http::HeaderMap) -> Denial {
+        if !matches!(denial, Denial::Forged) {
+            return denial;
+        }
+        let who = Who::Source(self.proxies.source(client, headers));
+        match self.limits.bad_bearers.take(&who) {
+            Ok(()) => denial,
+            Err(limit::Limited { retry_after }) => Denial::TooOften { retry_after },
+        }
+    }
+}
+
+/// A person who typed the resource's address into a browser.
+fn is_a_browser(request: &Request<Incoming>) -> bool {
+    *request.method() == Method::GET
+        && !request.headers().contains_key(header::AUTHORIZATION)
+        && accepts(request.headers(), "text/html")
+}
+
+const RESOURCE_METHODS: &str = "GET, POST, DELETE, OPTIONS";
