@@ -6,6 +6,7 @@ mod compose;
 mod keys;
 mod lasting;
 mod look;
+pub mod operate;
 mod reload;
 mod secure;
 mod side;
@@ -114,7 +115,7 @@ pub enum StartError {
     KeyFile { path: PathBuf, problem: String },
     #[error("keys: {0}")]
     Keys(String),
-    #[error("audit: cannot write to {destination:?}: {source}")]
+    #[error("audit: cannot write to {destination}: {source}")]
     Audit { destination: Destination, source: io::Error },
     #[error("traces: {0}")]
     Traces(String),

@@ -104,7 +104,7 @@ pub(super) fn compose(
     })
 }
 
-fn github(
+pub(super) fn github(
     config: &Config,
     clock: &Clock,
     tuning: &Tuning,
@@ -123,7 +123,7 @@ fn github(
     GitHub::new(settings, clock.clone(), telemetry.clone())
 }
 
-fn allow_list(allow: &Allow) -> AllowList {
+pub(super) fn allow_list(allow: &Allow) -> AllowList {
     match allow.clone() {
         Allow::Anyone => AllowList::Anyone,
         Allow::Listed { users, orgs, teams } => AllowList::Listed { users, orgs, teams },

@@ -72,7 +72,7 @@ pub(super) async fn introduce<R: Records + ?Sized>(
     clock: &Clock,
 ) -> Result<bool, StoreError> {
     let known = records.owned_by(OWNER).await?;
-    let own: Vec<String> = keys.names().iter().map(|name| format!("{OWNER}/{name}")).collect();
+    let own = names(keys);
     if !known.is_empty() && !own.iter().any(|own| known.contains(own)) {
         return Ok(false);
     }
@@ -89,6 +89,11 @@ pub(super) async fn introduce<R: Records + ?Sized>(
         keys.write_with(writing(&since(records, &own).await?, clock.now()));
     }
     Ok(true)
+}
+
+/// What the store keeps the name of each key under.
+pub(super) fn names(keys: &KeyRing) -> Vec<String> {
+    keys.names().iter().map(|name| format!("{OWNER}/{name}")).collect()
 }
 
 /// Since when the store knows each of these keys.
@@ -115,7 +120,7 @@ pub(super) async fn follow(records: Arc<dyn Records>, keys: Weak<KeyRing>, clock
     let mut writes = None;
     loop {
         let Some(ring) = keys.upgrade() else { return };
-        let own: Vec<String> = ring.names().iter().map(|name| format!("{OWNER}/{name}")).collect();
+        let own = names(&ring);
         if let (Ok(since), Ok(known)) = (since(&*records, &own).await, records.owned_by(OWNER).await) {
             let now = clock.now();
             let number = writing(&since, now);
@@ -147,7 +152,7 @@ fn is_old(since: &[Time], now: Time) -> bool {
     since.iter().all(|since| now >= since.after(SETTLING))
 }
 
-const OWNER: &str = "keys";
+pub(super) const OWNER: &str = "keys";
 /// From the first replica that has a key to the first value made with it: longer than restarting all of them takes.
 const SETTLING: Duration = Duration::from_secs(600);
 /// Between two looks at the keys of a store.

@@ -14,6 +14,11 @@ impl Side {
         runtime.map(|runtime| Side(Some(runtime)))
     }
 
+    /// Waits for something. Blocks.
+    pub(super) fn block_on<F: Future>(&self, work: F) -> F::Output {
+        self.handle().block_on(work)
+    }
+
     pub(super) fn handle(&self) -> &Handle {
         self.0.as_ref().expect("there until it ends").handle()
     }

@@ -19,6 +19,7 @@ use crate::store::redis::Redis;
 use crate::store::sqlite::Sqlite;
 use crate::store::steady::Steady;
 use crate::store::{PrepareError, Records, Shared, StoreError};
+use crate::tls::Authorities;
 
 /// A store, and what is still to be done before it can be used.
 pub(super) struct Store {
@@ -34,19 +35,19 @@ struct Awaited {
 }
 
 /// The client of a shared store; nothing is reached yet. `None` for one that is on this machine.
-pub(super) fn client(
-    config: &Config,
+pub(super) fn client_of(
+    store: &StoreConfig,
+    authorities: &Authorities,
+    connections: usize,
     clock: &Clock,
     side: &Handle,
 ) -> Result<Option<Arc<dyn Shared>>, StoreError> {
-    Ok(match &config.store {
+    let (clock, side) = (clock.clone(), side.clone());
+    Ok(match store {
         StoreConfig::Postgres(place) => {
-            let (most, clock) = (config.store_connections, clock.clone());
-            Some(Arc::new(Postgres::new(place, &config.authorities, most, clock, side.clone())?))
+            Some(Arc::new(Postgres::new(place, authorities, connections, clock, side)?))
         }
-        StoreConfig::Redis(place) => {
-            Some(Arc::new(Redis::new(place, &config.authorities, clock.clone(), side.clone())?))
-        }
+        StoreConfig::Redis(place) => Some(Arc::new(Redis::new(place, authorities, clock, side)?)),
         StoreConfig::Sqlite(_) | StoreConfig::Memory => None,
     })
 }
@@ -62,7 +63,8 @@ pub(super) fn open(
         StoreConfig::Sqlite(path) => Arc::new(Sqlite::open(path, clock.clone())?),
         StoreConfig::Memory => Arc::new(Memory::new(clock.clone())),
         StoreConfig::Postgres(_) | StoreConfig::Redis(_) => {
-            let shared = client(config, clock, side).map_err(StartError::StoreClient)?;
+            let shared = client_of(&config.store, &config.authorities, config.store_connections, clock, side);
+            let shared = shared.map_err(StartError::StoreClient)?;
             return await_shared(shared.expect("it is one"), config, keys, clock, side);
         }
     };

@@ -103,7 +103,8 @@ fn expand(value: &mut Value, path: &str, environment: Environment<'_>, problems:
     }
 }
 
-fn expanded(text: &str, environment: Environment<'_>) -> Result<String, String> {
+/// Replaces `${NAME}` and `${NAME:-default}`.
+pub fn expanded(text: &str, environment: Environment<'_>) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {

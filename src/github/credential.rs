@@ -3,6 +3,7 @@
 //! One record per person and scope set. GitHub kills both old tokens the moment a refresh token is used, so
 //! the new pair is stored before anybody gets it, and the work runs to its end even if the asker goes away.
 
+mod discard;
 mod outcomes;
 mod pair;
 mod refresh;
@@ -16,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tracing::warn;
 
+pub use self::discard::{Seen, Telling};
 use self::outcomes::Outcomes;
 use self::pair::TokenPair;
 use super::admission::{Admission, Admitted};
@@ -97,9 +99,6 @@ pub enum CredentialError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
-
-/// A credential as it was when somebody looked.
-pub struct Seen(Stored<CredentialRecord>);
 
 /// What a check found.
 enum Verdict {
@@ -195,22 +194,6 @@ impl Credentials {
         let checked = self.0.side.spawn(async move { inner.checked(&key, Duration::ZERO).await });
         checked.await.unwrap_or_else(|_| Err(Trouble::new("the check was interrupted").into()))
     }
-
-    /// The credential as it stands, for [`Credentials::discard`].
-    pub async fn look(&self, key: &str) -> Result<Option<Seen>, StoreError> {
-        Ok(self.0.people.credential(key).await?.map(Seen))
-    }
-
-    /// Forgets a credential that no family used after it was seen, at GitHub too. `Changed` when something
-    /// happened to it since, a new login maybe: then it stays.
-    pub async fn discard(&self, key: &str, seen: &Seen) -> Result<Replaced, StoreError> {
-        let outcome = self.0.people.forget_credential(key, seen.0.version).await?;
-        if outcome == Replaced::Replaced {
-            let (inner, pair) = (self.0.clone(), self.0.pair(key, &seen.0.value));
-            self.0.side.spawn(async move { inner.delete_all(pair).await });
-        }
-        Ok(outcome)
-    }
 }
 
 impl Inner {
@@ -236,15 +219,6 @@ impl Inner {
     /// A row that does not open under its own key was moved, or its key was dropped: a new login heals it.
     fn pair(&self, key: &str, record: &CredentialRecord) -> Option<TokenPair> {
         self.keys.open(key.as_bytes(), &record.sealed)
-    }
-
-    /// Every token that GitHub gave for a credential which nobody uses any more.
-    async fn delete_all(&self, pair: Option<TokenPair>) {
-        for token in pair.iter().flat_map(TokenPair::all) {
-            if let Err(error) = self.github.delete_token(&token.into()).await {
-                warn!(%error, "an unused GitHub token could not be revoked");
-            }
-        }
     }
 
     fn is_expiring(&self, credential: &Credential) -> bool {

@@ -6,9 +6,8 @@ use super::token::form;
 use super::{Answer, AuthorizationServer, Failure, Request};
 use crate::limit::Who;
 use crate::protocol::error::{Code, OAuthError};
-use crate::protocol::family::Family;
 use crate::protocol::token::{Access, FamilyId, Refresh, Verified};
-use crate::store::{Replaced, StoreError};
+use crate::store::StoreError;
 use crate::telemetry::audit::Event;
 
 impl AuthorizationServer {
@@ -41,24 +40,7 @@ impl AuthorizationServer {
         self.parts.families.revoke(id).await?;
         info!(family = ?id, person = family.person, client = family.client_name, "revoked by its client");
         self.parts.telemetry.audit(&Event::of("revoke", id, &family).with("client"));
-        self.discard_if_unused(&family).await
-    }
-
-    /// A login that happens meanwhile has its family first and its credential then: whichever of the two we did
-    /// not see, the credential that we did see is not the same any more.
-    async fn discard_if_unused(&self, family: &Family) -> Result<(), StoreError> {
-        for _ in 0..DISCARD_TRIES {
-            let Some(seen) = self.parts.credentials.look(&family.credential).await? else { break };
-            let others = self.parts.families.of_person(family.person).await?;
-            if others.iter().any(|(_, other)| other.credential == family.credential)
-                || self.parts.credentials.discard(&family.credential, &seen).await? == Replaced::Replaced
-            {
-                break;
-            }
-        }
-        Ok(())
+        // GitHub is told on the side.
+        self.parts.credentials.discard_if_unused(&family).await.map(drop)
     }
 }
-
-/// A check that notes its result in the record gets in the way once, not again and again.
-const DISCARD_TRIES: u32 = 3;

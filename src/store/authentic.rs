@@ -21,6 +21,11 @@ impl<K: Authenticator + Send + Sync> Authentic<K> {
         Authentic { records, keys }
     }
 
+    /// Whether a record as the store keeps it carries our MAC, or needs none.
+    pub fn is_ours(&self, key: &str, record: Record) -> bool {
+        self.opened(key, record).is_some()
+    }
+
     fn tagged(&self, key: &str, mut record: Record) -> Record {
         // A record without content says no more than its key does.
         if !record.bytes.is_empty() {

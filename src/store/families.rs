@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Created, Record, Records, Replaced, StoreError, Stored, decode, encode};
+use super::{Created, Page, Record, Records, Replaced, StoreError, Stored, decode, encode};
 use crate::clock::{Clock, Time};
 use crate::protocol::family::{Family, Lifetimes, Rotation, Stage};
 use crate::protocol::pkce::PkceVerified;
@@ -157,6 +157,20 @@ impl Families {
             }
         }
         Ok(families)
+    }
+
+    /// Some of all families, for operators, and where to go on.
+    pub async fn page(
+        &self,
+        after: Option<&str>,
+    ) -> Result<(Vec<(FamilyId, Family)>, Option<String>), StoreError> {
+        let Page { records, next } = self.records.page(after).await?;
+        let mut families = Vec::new();
+        for (key, record) in records {
+            let Some(id) = key.strip_prefix(PREFIX).and_then(FamilyId::parse) else { continue };
+            families.push((id, decode(&key, record)?.value));
+        }
+        Ok((families, next))
     }
 
     async fn swap(&self, id: &FamilyId, seen: u64, next: &Family) -> Result<Replaced, StoreError> {

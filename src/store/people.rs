@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::families::owner;
-use super::{Created, Record, Records, Replaced, StoreError, Stored, decode, encode};
+use super::{Created, Page, Record, Records, Replaced, StoreError, Stored, decode, encode};
 use crate::clock::{Clock, Time};
 
 /// People in a store.
@@ -66,6 +66,17 @@ impl People {
     /// The credential under a key.
     pub async fn credential(&self, key: &str) -> Result<Option<Stored<CredentialRecord>>, StoreError> {
         self.records.read(key).await?.map(|record| decode(key, record)).transpose()
+    }
+
+    /// Some of all credentials, for operators, and where to go on.
+    pub async fn page(
+        &self,
+        after: Option<&str>,
+    ) -> Result<(Vec<CredentialRecord>, Option<String>), StoreError> {
+        let Page { records, next } = self.records.page(after).await?;
+        let kept = records.into_iter().filter(|(key, _)| key.starts_with("credential/"));
+        let read = kept.map(|(key, record)| Ok(decode::<CredentialRecord>(&key, record)?.value));
+        Ok((read.collect::<Result<_, StoreError>>()?, next))
     }
 
     /// Writes the credential of a fresh login over the one that was seen, or where there was none. `false` when

@@ -2,6 +2,7 @@
 //! resource, what came of it; never a token, a code, a secret, an address or the arguments of a call.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,15 @@ pub enum Destination {
     Stdout,
     /// Appended to; opened anew at every change of configuration, so that it can be rotated.
     File(PathBuf),
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Destination::Stdout => f.write_str("standard output"),
+            Destination::File(path) => write!(f, "{}", path.display()),
+        }
+    }
 }
 
 /// What happened, by whom, with what. Absent parts are left out of the line.

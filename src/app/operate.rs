@@ -1,0 +1,320 @@
+//! What operators do with a store, beside the proxies that run on it: nothing here serves, and nothing needs them to
+//! stop.
+
+mod copy;
+mod health;
+mod rows;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use secrecy::ExposeSecret as _;
+
+pub use copy::{Copied, copy};
+pub use health::{Health, health};
+pub use rows::{Grant, Person};
+
+use super::side::Side;
+use super::{StartError, compose, install_crypto, keys, stores};
+use crate::clock::{Clock, Time};
+use crate::config::{Config, StoreConfig};
+use crate::github::admission::Admission;
+use crate::github::credential::Credentials;
+use crate::protocol::family::{Family, Stage};
+use crate::protocol::token::FamilyId;
+use crate::seal::{KeyRing, MasterKey};
+use crate::store::authentic::Authentic;
+use crate::store::families::Families;
+use crate::store::people::{CredentialRecord, People};
+use crate::store::sqlite::Sqlite;
+use crate::store::{Page, PrepareError, Record, Records, StoreError};
+use crate::telemetry::Telemetry;
+use crate::telemetry::audit::{Audit, Destination, Event};
+use crate::tls::Authorities;
+
+/// Somebody at the command line, with the store that a configuration names.
+pub struct Operator {
+    side: Side,
+    clock: Clock,
+    families: Families,
+    people: People,
+    credentials: Credentials,
+    telemetry: Telemetry,
+}
+
+/// Why it could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum OperateError {
+    /// What was asked makes no sense.
+    #[error("{0}")]
+    Arguments(String),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<PrepareError> for OperateError {
+    fn from(error: PrepareError) -> Self {
+        match error {
+            PrepareError::Unfit(unfit) => StartError::from(unfit).into(),
+            PrepareError::Trouble(error) => error.into(),
+        }
+    }
+}
+
+/// Which grants.
+#[derive(Clone, Debug, Default)]
+pub struct Chosen {
+    /// By their short names; none are all.
+    pub grants: Vec<String>,
+    /// Login or numeric id.
+    pub person: Option<String>,
+    /// Name or id.
+    pub client: Option<String>,
+    /// Granted before that.
+    pub before: Option<Time>,
+}
+
+impl Operator {
+    /// Opens the store of a configuration. Blocks, as everything here.
+    pub fn open(config: Config, clock: Clock) -> Result<Self, OperateError> {
+        install_crypto();
+        let side = Side::start().map_err(StartError::Runtime)?;
+        let (raw, ring) = reach(&config, &clock, &side)?;
+        if !side.block_on(is_known(&*raw, &ring))? {
+            return Err(StartError::Keys(keys::STRANGERS.to_owned()).into());
+        }
+        let records: Arc<dyn Records> = Arc::new(Authentic::new(raw, ring.clone()));
+        let families = Families::new(records.clone(), clock.clone(), config.lifetimes);
+        let people = People::new(records, clock.clone(), config.lifetimes.refresh_max);
+        // A table on standard output is no place for a trail.
+        let file = config.audit.clone().filter(|destination| *destination != Destination::Stdout);
+        let audit = file.map(|destination| {
+            let opened = Audit::open(destination.clone());
+            opened.map(Arc::new).map_err(|source| StartError::Audit { destination, source })
+        });
+        let telemetry = Telemetry::new(Arc::default(), audit.transpose()?, None, clock.clone());
+        let tuning = super::Tuning::default();
+        let github = compose::github(&config, &clock, &tuning, &telemetry).map_err(StartError::Http)?;
+        let github = Arc::new(github);
+        let admission =
+            Arc::new(Admission::new(compose::allow_list(&config.allow), github.clone(), people.clone()));
+        let (kept, judging) = ((people.clone(), families.clone()), (admission, side.handle().clone()));
+        let credentials = Credentials::new(github, kept, ring, clock.clone(), judging, Arc::default());
+        Ok(Operator { side, clock, families, people, credentials, telemetry })
+    }
+
+    /// Everybody whose credential is kept, by login.
+    pub fn people(&self) -> Result<Vec<Person>, OperateError> {
+        let mut people: BTreeMap<u64, Person> = BTreeMap::new();
+        for CredentialRecord { person: id, login, checked, .. } in self.credential_records()? {
+            let known = people.entry(id).or_insert_with(|| Person {
+                id,
+                login: login.clone(),
+                grants: 0,
+                last_active: None,
+                checked,
+            });
+            // A person with several credentials: the one that was looked at last knows the login of today.
+            if checked >= known.checked {
+                (known.login, known.checked) = (login, checked);
+            }
+        }
+        self.each_family(|_, family| {
+            if let (Some(person), Stage::Live { rotated, .. }) =
+                (people.get_mut(&family.person), &family.stage)
+            {
+                person.grants += 1;
+                person.last_active = person.last_active.max(Some(*rotated));
+            }
+        })?;
+        let mut people: Vec<Person> = people.into_values().collect();
+        people.sort_by_key(|person| person.login.to_ascii_lowercase());
+        Ok(people)
+    }
+
+    /// The chosen grants, oldest first. One that is named and not there is a mistake.
+    pub fn grants(&self, chosen: &Chosen) -> Result<Vec<Grant>, OperateError> {
+        let logins: HashMap<u64, String> =
+            self.credential_records()?.into_iter().map(|record| (record.person, record.login)).collect();
+        let person = chosen.person.as_deref().map(|person| whose(person, &logins)).transpose()?;
+        let mut found = Vec::new();
+        let lifetimes = *self.families.lifetimes();
+        self.each_family(|id, family| {
+            let named = chosen.grants.is_empty() || chosen.grants.contains(&id.short());
+            let of_person = person.is_none_or(|person| person == family.person);
+            let of_client = chosen.client.as_ref().is_none_or(|client| {
+                *client == family.client_id || client.eq_ignore_ascii_case(&family.client_name)
+            });
+            let early = chosen.before.is_none_or(|before| family.created < before);
+            if named && of_person && of_client && early {
+                found.push(Grant {
+                    grant: id.short(),
+                    person: family.person,
+                    login: logins.get(&family.person).cloned(),
+                    client: family.client_name.clone(),
+                    client_id: family.client_id.clone(),
+                    resource: family.resource.clone(),
+                    scopes: family.scopes.to_string(),
+                    granted: family.created,
+                    refreshed: match family.stage {
+                        Stage::Live { rotated, .. } => Some(rotated),
+                        Stage::CodePending { .. } => None,
+                    },
+                    ends: family.ends(&lifetimes),
+                    id,
+                    family,
+                });
+            }
+        })?;
+        if let Some(missing) =
+            chosen.grants.iter().find(|name| !found.iter().any(|grant| grant.grant == **name))
+        {
+            return Err(OperateError::Refused(format!("there is no grant {missing}; nothing was done")));
+        }
+        found.sort_by(|one, other| (one.granted, &one.grant).cmp(&(other.granted, &other.grant)));
+        Ok(found)
+    }
+
+    /// Ends these grants, and GitHub's tokens of people who have none left.
+    pub fn revoke(&self, grants: &[Grant]) -> Result<(), OperateError> {
+        self.side.block_on(async {
+            for grant in grants {
+                self.families.revoke(&grant.id).await?;
+                let event = Event::of("revoke", &grant.id, &grant.family);
+                self.telemetry.audit(&event.with("operator"));
+            }
+            let mut seen = HashSet::new();
+            for Grant { family, .. } in grants.iter().filter(|grant| seen.insert(&grant.family.credential)) {
+                if let Some(telling) = self.credentials.discard_if_unused(family).await? {
+                    // What GitHub did not take is in the log; the login is over all the same.
+                    let _ = telling.await;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn credential_records(&self) -> Result<Vec<CredentialRecord>, StoreError> {
+        self.side.block_on(async {
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let (records, next) = self.people.page(after.as_deref()).await?;
+                found.extend(records);
+                match next {
+                    Some(next) => after = Some(next),
+                    None => return Ok(found),
+                }
+            }
+        })
+    }
+
+    /// Every family once, though a page may tell of one twice.
+    fn each_family(&self, mut work: impl FnMut(FamilyId, Family)) -> Result<(), StoreError> {
+        self.side.block_on(async {
+            let (mut seen, mut after) = (HashSet::new(), None);
+            loop {
+                let (families, next) = self.families.page(after.as_deref()).await?;
+                let now = self.clock.now();
+                let live =
+                    families.into_iter().filter(|(_, family)| now < family.ends(self.families.lifetimes()));
+                live.filter(|(id, _)| seen.insert(*id)).for_each(|(id, family)| work(id, family));
+                match next {
+                    Some(next) => after = Some(next),
+                    None => return Ok(()),
+                }
+            }
+        })
+    }
+}
+
+/// A person by login or id.
+fn whose(person: &str, logins: &HashMap<u64, String>) -> Result<u64, OperateError> {
+    let named = logins.iter().find(|(_, login)| login.eq_ignore_ascii_case(person)).map(|(id, _)| *id);
+    let numbered = || person.parse().ok();
+    named.or_else(numbered).ok_or_else(|| {
+        OperateError::Refused(format!("nobody called {person} has logged in; `people list` shows who has"))
+    })
+}
+
+/// The store of a configuration, which must be there, and its keys.
+fn reach(
+    config: &Config,
+    clock: &Clock,
+    side: &Side,
+) -> Result<(Arc<dyn Records>, Arc<KeyRing>), OperateError> {
+    match &config.store {
+        StoreConfig::Memory => {
+            return Err(OperateError::Refused(
+                "store: memory: is in the process that serves; nobody else can look into it".to_owned(),
+            ));
+        }
+        // Opening would make an empty one.
+        StoreConfig::Sqlite(path) if !path.exists() => {
+            return Err(OperateError::Refused(format!("there is no store at {}", path.display())));
+        }
+        _ => {}
+    }
+    let ring = Arc::new(keys::key_ring(config, clock)?);
+    Ok((opened(&config.store, config, clock, side)?, ring))
+}
+
+fn opened(
+    store: &StoreConfig,
+    config: &Config,
+    clock: &Clock,
+    side: &Side,
+) -> Result<Arc<dyn Records>, OperateError> {
+    place(store, &config.authorities, config.store_connections, clock, side)
+}
+
+fn place(
+    store: &StoreConfig,
+    authorities: &Authorities,
+    connections: usize,
+    clock: &Clock,
+    side: &Side,
+) -> Result<Arc<dyn Records>, OperateError> {
+    if let StoreConfig::Sqlite(path) = store {
+        return Ok(Arc::new(Sqlite::open(path, clock.clone()).map_err(StartError::Store)?));
+    }
+    let shared = stores::client_of(store, authorities, connections, clock, side.handle())?;
+    let shared =
+        shared.ok_or_else(|| OperateError::Refused("memory: is no store that can be opened".to_owned()))?;
+    side.block_on(shared.prepare())?;
+    Ok(shared)
+}
+
+async fn is_known(records: &dyn Records, keys: &KeyRing) -> Result<bool, StoreError> {
+    let known = records.owned_by(keys::OWNER).await?;
+    Ok(known.is_empty() || keys::names(keys).iter().any(|own| known.contains(own)))
+}
+
+fn each(
+    side: &Side,
+    records: &dyn Records,
+    mut work: impl FnMut(String, Record) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut after = None;
+    loop {
+        let Page { records, next } = side.block_on(records.page(after.as_deref()))?;
+        for (key, record) in records {
+            work(key, record)?;
+        }
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// 32 random bytes, as `keys:` takes them.
+pub fn new_key(clock: &Clock) -> String {
+    let key = MasterKey::new(Box::new(clock.random()));
+    STANDARD.encode(key.expose_secret())
+}
