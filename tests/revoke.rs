@@ -18,7 +18,7 @@ use mcp_auth_proxy::seal::{KeyRing, MasterKey};
 use mcp_auth_proxy::store::families::Families;
 use mcp_auth_proxy::store::memory::Memory;
 use mcp_auth_proxy::store::people::People;
-use mcp_auth_proxy::store::{Records, Replaced};
+use mcp_auth_proxy::store::Records;
 use mcp_auth_proxy::telemetry::Telemetry;
 use secrecy::ExposeSecret;
 use serde_json::json;
