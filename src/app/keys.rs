@@ -5,7 +5,7 @@
 //! writes once everybody had the time to learn it.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Weak, mpsc};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::StartError;
+use super::side::done_on;
 use crate::clock::{Clock, Time};
 use crate::config::{Config, StoreConfig};
 use crate::keyfile;
@@ -49,13 +50,9 @@ pub(super) fn recognise(
     clock: &Clock,
     side: &Handle,
 ) -> Result<(), StartError> {
-    let (tell, told) = mpsc::channel();
     let (records, keys, store, clock) = (records.clone(), keys.clone(), store.clone(), clock.clone());
-    side.spawn(async move {
-        // Nobody waits any more when the start was given up.
-        let _ = tell.send(introduce(&*records, &keys, &store, &clock).await);
-    });
-    let answer = told.recv().unwrap_or_else(|_| Err(StoreError::new("the look at its keys was interrupted")));
+    let answer = done_on(side, async move { introduce(&*records, &keys, &store, &clock).await });
+    let answer = answer.unwrap_or_else(|| Err(StoreError::new("the look at its keys was interrupted")));
     match answer {
         Ok(true) => Ok(()),
         Ok(false) => Err(StartError::Keys(STRANGERS.to_owned())),

@@ -1,6 +1,7 @@
 //! The runtime of the authorization server and of what must not be interrupted.
 
 use std::io;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -29,6 +30,20 @@ impl Side {
             runtime.shutdown_timeout(grace);
         }
     }
+}
+
+/// Has work done on the side and waits for it, wherever it is called: this blocks the thread, runtime or not. `None`
+/// when the side ended first.
+pub(super) fn done_on<T: Send + 'static>(
+    side: &Handle,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Option<T> {
+    let (tell, told) = mpsc::channel();
+    side.spawn(async move {
+        // Nobody waits any more when the start was given up.
+        let _ = tell.send(work.await);
+    });
+    told.recv().ok()
 }
 
 impl Drop for Side {

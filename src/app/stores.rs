@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
+use super::side::done_on;
 use super::{StartError, keys};
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
@@ -25,7 +26,7 @@ use crate::tls::Authorities;
 pub(super) struct Store {
     pub records: Arc<dyn Records>,
     /// Of a shared one that could not be reached at once.
-    awaited: Option<Awaited>,
+    awaited: Option<Arc<Awaited>>,
     config: StoreConfig,
 }
 
@@ -81,14 +82,15 @@ fn await_shared(
 ) -> Result<Store, StartError> {
     let records: Arc<dyn Records> = Arc::new(Steady::new(shared.clone()));
     let opening = Arc::new(Opening::new(records));
-    let awaited = Awaited { opening: opening.clone(), shared };
+    let awaited = Arc::new(Awaited { opening: opening.clone(), shared });
+    let (first, keys, store, clock) = (awaited.clone(), keys.clone(), config.store.clone(), clock.clone());
+    let first = done_on(side, async move { timeout(FIRST_LOOK, first.attempt(&keys, &store, &clock)).await });
     let store = config.store.clone();
-    let first = side.block_on(async { timeout(FIRST_LOOK, awaited.attempt(keys, &store, clock)).await });
     let trouble = match first {
-        Ok(Ok(())) => return Ok(Store { records: opening, awaited: None, config: store }),
-        Ok(Err(Obstacle::Final(error))) => return Err(error),
-        Ok(Err(Obstacle::Trouble(error))) => error,
-        Err(_) => StoreError::unreachable("no answer yet"),
+        Some(Ok(Ok(()))) => return Ok(Store { records: opening, awaited: None, config: store }),
+        Some(Ok(Err(Obstacle::Final(error)))) => return Err(error),
+        Some(Ok(Err(Obstacle::Trouble(error)))) => error,
+        Some(Err(_)) | None => StoreError::unreachable("no answer yet"),
     };
     warn!(store = %store, error = %trouble, "the store cannot be used yet; not ready until it can");
     Ok(Store { records: opening, awaited: Some(awaited), config: store })

@@ -12,7 +12,7 @@ use super::token::{Pair, invalid_grant};
 use crate::github::credential::CredentialError;
 use crate::limit::{Source, Who};
 use crate::protocol::error::{Code, OAuthError};
-use crate::protocol::family::{Family, Rotation};
+use crate::protocol::family::{Family, Rotation, Stage};
 use crate::protocol::params::Params;
 use crate::protocol::scope::{OFFLINE_ACCESS, ScopeSet};
 use crate::protocol::token::{FamilyId, Refresh, Verified};
@@ -38,13 +38,20 @@ impl AuthorizationServer {
         self.same_target(params, &family)?;
         let scopes = narrowed(params, &family)?;
         self.confirm(&id, &family, claims.generation).await?;
+        let seen = family.stage.clone();
         let rotated =
             self.parts.families.rotate(&id, claims.generation).await.map_err(OAuthError::unavailable)?;
         match rotated {
             Rotated::Rotated(family) => {
                 self.parts.limits.refreshes.count(&Who::LoginOf(id, family.person));
+                let recovered = self.is_recovered(&id, &seen, claims.generation);
                 let pair = Pair { id, family: *family, scopes };
-                self.issued("refresh_token", "refresh", "rotated", &pair);
+                self.issued(
+                    "refresh_token",
+                    "refresh",
+                    if recovered { "recovered" } else { "rotated" },
+                    &pair,
+                );
                 Ok(pair)
             }
             Rotated::SameSuccessor(family) => {
@@ -59,6 +66,15 @@ impl AuthorizationServer {
             }
             Rotated::Gone => Err(invalid_grant("the family is gone")),
         }
+    }
+
+    /// Whether the token is newer than the store knew: it lost writes, and is told of by nobody else.
+    fn is_recovered(&self, id: &FamilyId, seen: &Stage, presented: u32) -> bool {
+        let recovered = matches!(seen, Stage::Live { generation, .. } if *generation < presented);
+        if recovered {
+            warn!(family = ?id, "a refresh token is newer than the store knows: the store has lost writes");
+        }
+        recovered
     }
 
     /// Only a family that is about to move on is worth GitHub's time.

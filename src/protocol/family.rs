@@ -108,8 +108,10 @@ impl Family {
             return Rotation::Expired;
         }
         let successor = generation.checked_add(1);
-        if generation == current {
-            let stage = Stage::Live { generation: current + 1, rotated: now };
+        // Only we issue tokens: one from beyond what we know was issued by a store that lost writes since, at a
+        // fail-over or by a restored backup. Its holder did nothing wrong.
+        if let Some(next) = successor.filter(|_| generation >= current) {
+            let stage = Stage::Live { generation: next, rotated: now };
             Rotation::Next(Box::new(Family { stage, ..self.clone() }))
         } else if successor == Some(current) && now.age_of(rotated) <= lifetimes.refresh_grace {
             Rotation::SameSuccessor
@@ -176,9 +178,18 @@ mod tests {
     #[test]
     fn older_generations_and_impossible_ones_are_reuse() {
         let family = live(4, 2_000);
-        for generation in [0, 1, 2, 5, u32::MAX] {
+        for generation in [0, 1, 2, u32::MAX] {
             assert_eq!(family.rotation(generation, Time::from_seconds(2_001), &LIFETIMES), Rotation::Reused);
         }
+    }
+
+    // ST-10
+    #[test]
+    fn a_generation_that_the_store_has_forgotten_moves_the_family_on_from_there() {
+        let now = Time::from_seconds(2_001);
+        let Rotation::Next(next) = live(4, 2_000).rotation(7, now, &LIFETIMES) else { panic!("not taken") };
+        assert_eq!(next.stage, Stage::Live { generation: 8, rotated: now });
+        assert_eq!(next.rotation(4, now, &LIFETIMES), Rotation::Reused, "what was current is used up");
     }
 
     #[test]

@@ -248,6 +248,8 @@ impl Records for Postgres {
 
     fn sweep(&self) -> Pending<'_, u64> {
         let now = self.clock.now();
+        // Many replicas have many pools: what a burst opened is given back.
+        self.pool.retain(|_, used| used.last_used() < IDLE);
         Box::pin(async move {
             let mut swept = 0;
             // In bites, so that no write waits behind a million deletes.
@@ -309,5 +311,6 @@ const PAGES: &str = "SELECT bytes, version, owner, expires, key FROM mcp_auth_pr
 const TRIES: u32 = 4;
 const SWEEP_BITE: i64 = 500;
 const PAGE: usize = 500;
+const IDLE: Duration = Duration::from_secs(60);
 /// How long a connection is kept that nobody has heard of.
 const SILENCE: Duration = Duration::from_secs(10);

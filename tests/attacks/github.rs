@@ -7,10 +7,10 @@ use http::HeaderValue;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::rig::Rig;
-use crate::support::all;
 use crate::support::github::{Endpoint, Fault, TokenKind};
 use crate::support::proxy::{CALLBACK, Setup, param};
 use crate::support::upstream::{Body, RESULT, events, json};
+use crate::support::{all, stores};
 
 /// Tokens that must be refreshed before their first use.
 const ENDING: TokenKind = TokenKind::GitHubApp { lifetime: 60, refresh_lifetime: 15_897_600 };
@@ -27,63 +27,67 @@ fn once() -> http::Response<Body> {
 // GH-11, GH-16
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_calls_at_two_processes_refresh_once() {
-    let mut rig = Rig::with(Setup { token_kind: ENDING, ..Setup::default() }).await;
-    let replica = rig.replica();
-    let tokens = rig.login().await;
-    rig.proxy.github.world().options.token_kind = LASTING;
-    rig.proxy.github.world().clear_calls();
-    rig.proxy.mcp.say(|_| once());
-    let heard = rig.proxy.mcp.heard().len();
-    let addresses = [rig.proxy.address(), replica.address()];
-    let calls = (0..100).map(|call| rig.proxy.ping_at(addresses[call % 2], &tokens.access));
-    for answer in all(calls).await {
-        answer.expect(200);
+    for store in stores::all("a_hundred_calls_at_two_processes_refresh_once").await {
+        let mut rig = Rig::on(store, Setup { token_kind: ENDING, ..Setup::default() }).await;
+        let replica = rig.replica();
+        let tokens = rig.login().await;
+        rig.proxy.github.world().options.token_kind = LASTING;
+        rig.proxy.github.world().clear_calls();
+        rig.proxy.mcp.say(|_| once());
+        let heard = rig.proxy.mcp.heard().len();
+        let addresses = [rig.proxy.address(), replica.address()];
+        let calls = (0..100).map(|call| rig.proxy.ping_at(addresses[call % 2], &tokens.access));
+        for answer in all(calls).await {
+            answer.expect(200);
+        }
+        assert_eq!(rig.proxy.github.world().count(Endpoint::Refresh), 1);
+        let token = rig.proxy.mcp.last().header("x-github-token").to_owned();
+        assert!(rig.proxy.github.world().is_live(&token));
+        let all_alike =
+            rig.proxy.mcp.heard()[heard..].iter().all(|heard| heard.header("x-github-token") == token);
+        assert!(all_alike, "everybody got the new one");
+        rig.retire(replica);
+        rig.verify().await;
     }
-    assert_eq!(rig.proxy.github.world().count(Endpoint::Refresh), 1);
-    let token = rig.proxy.mcp.last().header("x-github-token").to_owned();
-    assert!(rig.proxy.github.world().is_live(&token));
-    let all_alike =
-        rig.proxy.mcp.heard()[heard..].iter().all(|heard| heard.header("x-github-token") == token);
-    assert!(all_alike, "everybody got the new one");
-    rig.retire(replica);
-    rig.verify().await;
 }
 
 // GH-12
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_between_githubs_answer_and_our_write_ends_in_a_clean_new_login() {
-    let mut rig = Rig::with(Setup { token_kind: ENDING, ..Setup::default() }).await;
-    rig.expect_statuses(&[503]);
-    let tokens = rig.login().await;
-    rig.proxy.github.world().options.token_kind = LASTING;
-    rig.proxy.github.world().clear_calls();
-    // GitHub has taken the old pair and its answer is on the way, byte by byte.
-    rig.proxy.github.world().fail_times(Endpoint::Refresh, Fault::Dribble(Duration::from_millis(100)), 1);
-    let request = rig.proxy.call("/mcp", &tokens.access).body(Bytes::new()).expect("a request");
-    let cut = tokio::spawn(crate::support::http::try_send(rig.proxy.address(), request));
-    timeout(Duration::from_secs(20), rig.proxy.github.called(Endpoint::Refresh, 1)).await.expect("asked");
-    sleep_until_dead(&rig).await;
-    rig.kill_and_start_again();
-    assert!(cut.await.expect("ends").is_none());
-    // The claim of the killed process ends by itself; then it is over, with a challenge and not with an outage.
-    let began = Instant::now();
-    loop {
-        let answer = rig.proxy.ping(&tokens.access).await;
-        if answer.status == 401 {
-            assert!(answer.header("www-authenticate").contains("error=\"invalid_token\""));
-            break;
+    for store in stores::all("a_kill_between_githubs_answer_and_our_write_ends_in_a_clean_new_login").await {
+        let mut rig = Rig::on(store, Setup { token_kind: ENDING, ..Setup::default() }).await;
+        rig.expect_statuses(&[503]);
+        let tokens = rig.login().await;
+        rig.proxy.github.world().options.token_kind = LASTING;
+        rig.proxy.github.world().clear_calls();
+        // GitHub has taken the old pair and its answer is on the way, byte by byte.
+        rig.proxy.github.world().fail_times(Endpoint::Refresh, Fault::Dribble(Duration::from_millis(100)), 1);
+        let request = rig.proxy.call("/mcp", &tokens.access).body(Bytes::new()).expect("a request");
+        let cut = tokio::spawn(crate::support::http::try_send(rig.proxy.address(), request));
+        timeout(Duration::from_secs(20), rig.proxy.github.called(Endpoint::Refresh, 1)).await.expect("asked");
+        sleep_until_dead(&rig).await;
+        rig.kill_and_start_again();
+        assert!(cut.await.expect("ends").is_none());
+        // The claim of the killed process ends by itself; then it is over, with a challenge and not with an outage.
+        let began = Instant::now();
+        loop {
+            let answer = rig.proxy.ping(&tokens.access).await;
+            if answer.status == 401 {
+                assert!(answer.header("www-authenticate").contains("error=\"invalid_token\""));
+                break;
+            }
+            answer.expect(503);
+            assert!(began.elapsed() < Duration::from_secs(45), "the claim ends");
+            sleep(Duration::from_millis(200)).await;
         }
-        answer.expect(503);
-        assert!(began.elapsed() < Duration::from_secs(45), "the claim ends");
-        sleep(Duration::from_millis(200)).await;
+        for _ in 0..3 {
+            rig.proxy.ping(&tokens.access).await.expect(401);
+        }
+        assert_eq!(rig.proxy.github.world().count(Endpoint::Refresh), 2, "a dead one is not tried again");
+        let again = rig.login().await;
+        rig.proxy.ping(&again.access).await.expect(200);
+        rig.verify().await;
     }
-    for _ in 0..3 {
-        rig.proxy.ping(&tokens.access).await.expect(401);
-    }
-    assert_eq!(rig.proxy.github.world().count(Endpoint::Refresh), 2, "a dead one is not tried again");
-    let again = rig.login().await;
-    rig.proxy.ping(&again.access).await.expect(200);
-    rig.verify().await;
 }
 
 /// Until GitHub has carried the refresh out.

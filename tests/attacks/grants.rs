@@ -14,7 +14,7 @@ use crate::support::browser::Browser;
 use crate::support::http::{self as plain, form};
 use crate::support::proxy::{CALLBACK, Setup, Tokens, VERIFIER, param};
 use crate::support::upstream::{RESULT, events, json};
-use crate::support::{all, raw};
+use crate::support::{all, raw, stores};
 
 fn redemption<'a>(client_id: &'a str, code: &'a str) -> [(&'a str, &'a str); 4] {
     let grant = ("grant_type", "authorization_code");
@@ -34,62 +34,71 @@ fn turns(rig: &Rig, replica: SocketAddr, times: usize) -> impl Iterator<Item = S
 // TK-07
 #[tokio::test(flavor = "multi_thread")]
 async fn seven_clients_at_two_processes_refresh_as_one() {
-    let mut rig = Rig::start().await;
-    let replica = rig.replica();
-    let mut tokens = rig.login().await;
-    for _ in 0..5 {
-        let pairs = renewal(&tokens);
-        let asked = turns(&rig, replica.address(), 7).map(|at| rig.proxy.post_form_at(at, "/token", &pairs));
-        let answers = all(asked).await;
-        let answers: Vec<_> = answers.into_iter().map(|answer| answer.expect(200).json()).collect();
-        for answer in &answers {
-            for member in ["access_token", "refresh_token", "scope"] {
-                assert_eq!(answer[member], answers[0][member], "one pair for all");
+    for store in stores::all("seven_clients_at_two_processes_refresh_as_one").await {
+        let mut rig = Rig::on(store, Setup::default()).await;
+        let replica = rig.replica();
+        let mut tokens = rig.login().await;
+        for _ in 0..5 {
+            let pairs = renewal(&tokens);
+            let asked =
+                turns(&rig, replica.address(), 7).map(|at| rig.proxy.post_form_at(at, "/token", &pairs));
+            let answers = all(asked).await;
+            let answers: Vec<_> = answers.into_iter().map(|answer| answer.expect(200).json()).collect();
+            for answer in &answers {
+                for member in ["access_token", "refresh_token", "scope"] {
+                    assert_eq!(answer[member], answers[0][member], "one pair for all");
+                }
+            }
+            tokens = Tokens::read(tokens.client_id, answers[0].clone());
+            rig.canary("an access token", &tokens.access);
+            rig.canary("a refresh token", &tokens.refresh);
+            for at in turns(&rig, replica.address(), 2) {
+                rig.proxy.ping_at(at, &tokens.access).await.expect(200);
             }
         }
-        tokens = Tokens::read(tokens.client_id, answers[0].clone());
-        rig.canary("an access token", &tokens.access);
-        rig.canary("a refresh token", &tokens.refresh);
-        for at in turns(&rig, replica.address(), 2) {
-            rig.proxy.ping_at(at, &tokens.access).await.expect(200);
-        }
+        rig.retire(replica);
+        rig.verify().await;
     }
-    rig.retire(replica);
-    rig.verify().await;
 }
 
 // CD-02
 #[tokio::test(flavor = "multi_thread")]
 async fn of_twenty_redemptions_at_two_processes_one_wins_and_nobody_keeps_it() {
-    let rig = Rig::start().await;
-    let replica = rig.replica();
-    let bystander = rig.proxy.login().await;
-    for _ in 0..5 {
-        let (client_id, code) = rig.proxy.code(&[]).await;
-        let pairs = redemption(&client_id, &code);
-        let asked = turns(&rig, replica.address(), 20).map(|at| rig.proxy.post_form_at(at, "/token", &pairs));
-        let answers = all(asked).await;
-        let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
-        assert!(won.len() <= 1, "{won:?}");
-        for answer in lost {
-            assert_eq!(answer.expect(400).error(), "invalid_grant");
-        }
-        for answer in won {
-            let tokens = Tokens::read(client_id.clone(), answer.json());
-            for at in turns(&rig, replica.address(), 2) {
-                let began = Instant::now();
-                while rig.proxy.ping_at(at, &tokens.access).await.status != 401 {
-                    assert!(began.elapsed() < Duration::from_secs(3), "dead within a second of the replay");
-                    sleep(Duration::from_millis(50)).await;
+    for store in stores::all("of_twenty_redemptions_at_two_processes_one_wins_and_nobody_keeps_it").await {
+        let rig = Rig::on(store, Setup::default()).await;
+        let replica = rig.replica();
+        let bystander = rig.proxy.login().await;
+        for _ in 0..5 {
+            let (client_id, code) = rig.proxy.code(&[]).await;
+            let pairs = redemption(&client_id, &code);
+            let asked =
+                turns(&rig, replica.address(), 20).map(|at| rig.proxy.post_form_at(at, "/token", &pairs));
+            let answers = all(asked).await;
+            let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
+            assert!(won.len() <= 1, "{won:?}");
+            for answer in lost {
+                assert_eq!(answer.expect(400).error(), "invalid_grant");
+            }
+            for answer in won {
+                let tokens = Tokens::read(client_id.clone(), answer.json());
+                for at in turns(&rig, replica.address(), 2) {
+                    let began = Instant::now();
+                    while rig.proxy.ping_at(at, &tokens.access).await.status != 401 {
+                        assert!(
+                            began.elapsed() < Duration::from_secs(3),
+                            "dead within a second of the replay"
+                        );
+                        sleep(Duration::from_millis(50)).await;
+                    }
                 }
             }
         }
+        for at in turns(&rig, replica.address(), 2) {
+            rig.proxy.ping_at(at, &bystander.access).await.expect(200);
+        }
+        rig.retire(replica);
+        rig.verify().await;
     }
-    for at in turns(&rig, replica.address(), 2) {
-        rig.proxy.ping_at(at, &bystander.access).await.expect(200);
-    }
-    rig.retire(replica);
-    rig.verify().await;
 }
 
 /// Says a form on a connection that is dropped before the answer is read, some of it, or not a byte.
@@ -135,33 +144,35 @@ async fn an_answer_that_was_lost_is_given_again() {
 // TK-06, TK-09, TK-10
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_between_rotation_and_replay_changes_nothing() {
-    let extra = "tokens: {refresh_grace: 6s}".to_owned();
-    let mut rig = Rig::with(Setup { extra, ..Setup::default() }).await;
-    let (first, bystander) = (rig.login().await, rig.login().await);
-    let second = rig.proxy.refresh(&first.client_id, &first.refresh).await.expect(200).json();
-    rig.kill_and_start_again();
-    let again = rig.proxy.refresh(&first.client_id, &first.refresh).await.expect(200).json();
-    assert_eq!(again["access_token"], second["access_token"]);
-    assert_eq!(again["refresh_token"], second["refresh_token"]);
-    let second = Tokens::read(first.client_id.clone(), again);
-    rig.proxy.ping(&second.access).await.expect(200);
-    let began = Instant::now();
-    loop {
-        let answer = rig.proxy.refresh(&first.client_id, &first.refresh).await;
-        if answer.status == 400 {
-            assert_eq!(answer.error(), "invalid_grant");
-            break;
+    for store in stores::all("a_kill_between_rotation_and_replay_changes_nothing").await {
+        let extra = "tokens: {refresh_grace: 6s}".to_owned();
+        let mut rig = Rig::on(store, Setup { extra, ..Setup::default() }).await;
+        let (first, bystander) = (rig.login().await, rig.login().await);
+        let second = rig.proxy.refresh(&first.client_id, &first.refresh).await.expect(200).json();
+        rig.kill_and_start_again();
+        let again = rig.proxy.refresh(&first.client_id, &first.refresh).await.expect(200).json();
+        assert_eq!(again["access_token"], second["access_token"]);
+        assert_eq!(again["refresh_token"], second["refresh_token"]);
+        let second = Tokens::read(first.client_id.clone(), again);
+        rig.proxy.ping(&second.access).await.expect(200);
+        let began = Instant::now();
+        loop {
+            let answer = rig.proxy.refresh(&first.client_id, &first.refresh).await;
+            if answer.status == 400 {
+                assert_eq!(answer.error(), "invalid_grant");
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "the grace time ends");
+            sleep(Duration::from_millis(200)).await;
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "the grace time ends");
-        sleep(Duration::from_millis(200)).await;
+        // Its successor was never used, and is dead all the same.
+        rig.proxy.ping(&second.access).await.expect(401);
+        rig.proxy.refresh(&second.client_id, &second.refresh).await.expect(400);
+        rig.kill_and_start_again();
+        rig.proxy.ping(&second.access).await.expect(401);
+        rig.proxy.ping(&bystander.access).await.expect(200);
+        rig.verify().await;
     }
-    // Its successor was never used, and is dead all the same.
-    rig.proxy.ping(&second.access).await.expect(401);
-    rig.proxy.refresh(&second.client_id, &second.refresh).await.expect(400);
-    rig.kill_and_start_again();
-    rig.proxy.ping(&second.access).await.expect(401);
-    rig.proxy.ping(&bystander.access).await.expect(200);
-    rig.verify().await;
 }
 
 // TK-13, TK-22: as it is delivered: the look at open streams comes every fifteen seconds.
@@ -223,26 +234,28 @@ async fn a_revocation_closes_streams_of_both_processes_within_thirty_seconds() {
 // CO-10
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_callbacks_at_two_processes_are_one_login() {
-    let rig = Rig::start().await;
-    let replica = rig.replica();
-    for _ in 0..5 {
-        let client_id = rig.proxy.register(&[CALLBACK]).await;
-        let mut browser = rig.proxy.browser();
-        let callback = browser.reach_callback(&rig.proxy.authorize_url(&client_id, CALLBACK, &[])).await;
-        let asked = turns(&rig, replica.address(), 10).map(|at| {
-            let mut copy = Browser::new(at);
-            copy.cookies = browser.cookies.clone();
-            let callback = callback.clone();
-            async move { copy.get(&callback).await }
-        });
-        let answers = all(asked).await;
-        let codes: Vec<_> =
-            answers.iter().filter_map(|answer| param(answer.header("location"), "code")).collect();
-        assert_eq!(codes.len(), 1, "{answers:?}");
-        rig.proxy.redeem(&client_id, &codes[0]).await.expect(200);
+    for store in stores::all("ten_callbacks_at_two_processes_are_one_login").await {
+        let rig = Rig::on(store, Setup::default()).await;
+        let replica = rig.replica();
+        for _ in 0..5 {
+            let client_id = rig.proxy.register(&[CALLBACK]).await;
+            let mut browser = rig.proxy.browser();
+            let callback = browser.reach_callback(&rig.proxy.authorize_url(&client_id, CALLBACK, &[])).await;
+            let asked = turns(&rig, replica.address(), 10).map(|at| {
+                let mut copy = Browser::new(at);
+                copy.cookies = browser.cookies.clone();
+                let callback = callback.clone();
+                async move { copy.get(&callback).await }
+            });
+            let answers = all(asked).await;
+            let codes: Vec<_> =
+                answers.iter().filter_map(|answer| param(answer.header("location"), "code")).collect();
+            assert_eq!(codes.len(), 1, "{answers:?}");
+            rig.proxy.redeem(&client_id, &codes[0]).await.expect(200);
+        }
+        rig.retire(replica);
+        rig.verify().await;
     }
-    rig.retire(replica);
-    rig.verify().await;
 }
 
 // TK-15, TK-16, TK-18: tokens where none belongs and in every shape, in bytes; none of it is written down.

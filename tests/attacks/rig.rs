@@ -11,13 +11,15 @@ use crate::support::TempDir;
 use crate::support::canary::is_nowhere;
 use crate::support::github::User;
 use crate::support::program::Program;
-use crate::support::proxy::{Proxy, Setup, Tokens, VERIFIER, database};
+use crate::support::proxy::{Proxy, Setup, Tokens, VERIFIER};
+use crate::support::stores::Store;
 
 /// One case: a program of its own on a SQLite file of its own, at the most talkative log level of ours.
 pub struct Rig {
     pub proxy: Proxy,
     pub program: Program,
     pub dir: TempDir,
+    store: Store,
     canaries: Vec<(&'static str, String)>,
     /// Statuses of 500 and above that the case provokes on purpose.
     expected: Vec<u16>,
@@ -41,10 +43,20 @@ impl Rig {
         Self::with(Setup::default()).await
     }
 
-    /// With another configuration. The store is always the rig's own file; keys are its own canaries.
-    pub async fn with(mut setup: Setup) -> Self {
+    /// With another configuration. The store is always the rig's own; keys are its own canaries.
+    pub async fn with(setup: Setup) -> Self {
         let dir = TempDir::new();
-        setup.store = format!("sqlite:{}", database(&dir).display());
+        let store = Store::sqlite(&dir);
+        Self::over(dir, store, setup).await
+    }
+
+    /// On a store of any kind.
+    pub async fn on(store: Store, setup: Setup) -> Self {
+        Self::over(TempDir::new(), store, setup).await
+    }
+
+    async fn over(dir: TempDir, store: Store, mut setup: Setup) -> Self {
+        setup.store = store.url.clone();
         let key = STANDARD.encode(b"canary-key-0123456789abcdefghijk");
         setup.extra.push_str(&format!("\nkeys: ['{key}']\n"));
         let (proxy, program) = Proxy::as_process(setup, &dir, LOG).await;
@@ -56,7 +68,7 @@ impl Rig {
         ];
         let before = Vitals { rss_kib: 0, peak_kib: 0, descriptors: 0 };
         let mut rig =
-            Rig { proxy, program, dir, canaries, expected: Vec::new(), before, spare_kib: SPARE_KIB };
+            Rig { proxy, program, dir, store, canaries, expected: Vec::new(), before, spare_kib: SPARE_KIB };
         // Once through everything, so that what is built at first use is not held against the case.
         rig.login().await;
         rig.before = rig.vitals();
@@ -139,10 +151,8 @@ impl Rig {
         self.gave_everything_back().await;
         let tokens = ["octocat", "bystander"].map(|login| self.proxy.github.world().live_tokens(login));
         self.canaries.extend(tokens.into_iter().flatten().map(|token| ("a GitHub token", token)));
-        for name in ["proxy.db", "proxy.db-wal"] {
-            if let Ok(bytes) = fs::read(self.dir.path().join(name)) {
-                is_nowhere(name, &bytes, &self.canaries);
-            }
+        for (name, bytes) in self.store.dump().await {
+            is_nowhere(&name, &bytes, &self.canaries);
         }
         let arguments = fs::read(format!("/proc/{}/cmdline", self.program.pid())).expect("it runs");
         is_nowhere("the arguments", &arguments, &self.canaries);
@@ -161,16 +171,18 @@ impl Rig {
 
     /// Connections may take a moment to be closed; what is still held then is a leak.
     async fn gave_everything_back(&self) {
+        // A pool keeps its connections for the next minute.
+        let spare = SPARE_DESCRIPTORS + if self.store.name == "postgres" { 10 } else { 0 };
         let mut now = self.vitals();
         for _ in 0..100 {
-            if now.descriptors <= self.before.descriptors + SPARE_DESCRIPTORS {
+            if now.descriptors <= self.before.descriptors + spare {
                 break;
             }
             sleep(Duration::from_millis(100)).await;
             now = self.vitals();
         }
         let before = self.before;
-        assert!(now.descriptors <= before.descriptors + SPARE_DESCRIPTORS, "{before:?} became {now:?}");
+        assert!(now.descriptors <= before.descriptors + spare, "{before:?} became {now:?}");
         assert!(now.rss_kib < before.rss_kib + self.spare_kib, "{before:?} became {now:?}");
     }
 }

@@ -12,10 +12,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::faults::{EIO, EMFILE, ENOSPC, EROFS, Fault, Faults};
 use crate::rig::Rig;
-use crate::support::TempDir;
 use crate::support::http::{self as plain, Answer};
 use crate::support::program::{Program, Surroundings};
 use crate::support::proxy::{CALLBACK, Proxy, Setup, Tokens, VERIFIER, database, param};
+use crate::support::{TempDir, stores};
 
 /// A rig on a machine that fails on demand.
 async fn faulty() -> (Rig, Faults) {
@@ -325,61 +325,63 @@ async fn kill_9_loses_nothing_that_was_acknowledged() {
     let kills = number("KILLS").unwrap_or(50);
     let seed = number("SEED").unwrap_or_else(|| RandomState::new().hash_one(0));
     println!("SEED={seed} KILLS={kills}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let dir = TempDir::new();
-    let (mut proxy, mut program) = Proxy::as_process(Setup::on(&dir), &dir, LOG).await;
-    let client_id = proxy.register(&[CALLBACK]).await;
-    let mut codes: Vec<String> = Vec::new();
-    let (mut acknowledged, mut slowest) = (0, Duration::ZERO);
-    for _ in 0..kills {
-        while codes.len() < 5 {
-            let url = proxy.authorize_url(&client_id, CALLBACK, &[]);
-            codes.push(param(&proxy.browser().approve(&url).await, "code").expect("a code"));
+    for store in stores::all("kill_9_loses_nothing_that_was_acknowledged").await {
+        let mut random = StdRng::seed_from_u64(seed);
+        let dir = TempDir::new();
+        let (mut proxy, mut program) = Proxy::as_process(store.setup(), &dir, LOG).await;
+        let client_id = proxy.register(&[CALLBACK]).await;
+        let mut codes: Vec<String> = Vec::new();
+        let (mut acknowledged, mut slowest) = (0, Duration::ZERO);
+        for _ in 0..kills {
+            while codes.len() < 5 {
+                let url = proxy.authorize_url(&client_id, CALLBACK, &[]);
+                codes.push(param(&proxy.browser().approve(&url).await, "code").expect("a code"));
+            }
+            let wait = Duration::from_micros(random.random_range(0..60_000));
+            let killing = async {
+                sleep(wait).await;
+                program.kill();
+            };
+            let kept = codes.remove(0);
+            let halves = codes.split_at(codes.len() / 2);
+            let (one, two, new, ()) = tokio::join!(
+                load(&proxy, &client_id, halves.0),
+                load(&proxy, &client_id, halves.1),
+                logins(&proxy, &client_id),
+                killing
+            );
+            let began = Instant::now();
+            proxy.moved_to(program.again(&dir, LOG));
+            slowest = slowest.max(began.elapsed());
+            proxy.redeem(&client_id, &kept).await.expect(200);
+            for done in [one, two] {
+                acknowledged += done.spent.len();
+                for pair in &done.revoked {
+                    proxy.ping(text(pair, "access_token")).await.expect(401);
+                }
+                for pair in &done.live {
+                    proxy.ping(text(pair, "access_token")).await.expect(200);
+                    proxy.refresh(&client_id, text(pair, "refresh_token")).await.expect(200);
+                }
+                for (used, pair) in &done.rotated {
+                    proxy.ping(text(pair, "access_token")).await.expect(200);
+                    // Inside the grace window the used one yields the very pair that was acknowledged, and no other.
+                    let again = proxy.refresh(&client_id, used).await.expect(200).json();
+                    assert_eq!(again["refresh_token"], pair["refresh_token"]);
+                }
+                // No code works twice, however its first use ended.
+                for code in &done.spent {
+                    assert_eq!(proxy.redeem(&client_id, code).await.expect(400).error(), "invalid_grant");
+                }
+            }
+            // Their first use may have been cut off unanswered: nothing is known of those. The new ones are good.
+            codes = new;
         }
-        let wait = Duration::from_micros(random.random_range(0..60_000));
-        let killing = async {
-            sleep(wait).await;
-            program.kill();
-        };
-        let kept = codes.remove(0);
-        let halves = codes.split_at(codes.len() / 2);
-        let (one, two, new, ()) = tokio::join!(
-            load(&proxy, &client_id, halves.0),
-            load(&proxy, &client_id, halves.1),
-            logins(&proxy, &client_id),
-            killing
-        );
-        let began = Instant::now();
-        proxy.moved_to(program.again(&dir, LOG));
-        slowest = slowest.max(began.elapsed());
-        proxy.redeem(&client_id, &kept).await.expect(200);
-        for done in [one, two] {
-            acknowledged += done.spent.len();
-            for pair in &done.revoked {
-                proxy.ping(text(pair, "access_token")).await.expect(401);
-            }
-            for pair in &done.live {
-                proxy.ping(text(pair, "access_token")).await.expect(200);
-                proxy.refresh(&client_id, text(pair, "refresh_token")).await.expect(200);
-            }
-            for (used, pair) in &done.rotated {
-                proxy.ping(text(pair, "access_token")).await.expect(200);
-                // Inside the grace window the used one yields the very pair that was acknowledged, and no other.
-                let again = proxy.refresh(&client_id, used).await.expect(200).json();
-                assert_eq!(again["refresh_token"], pair["refresh_token"]);
-            }
-            // No code works twice, however its first use ended.
-            for code in &done.spent {
-                assert_eq!(proxy.redeem(&client_id, code).await.expect(400).error(), "invalid_grant");
-            }
-        }
-        // Their first use may have been cut off unanswered: nothing is known of those. The new ones are good.
-        codes = new;
+        println!("{}: {acknowledged} redemptions acknowledged, slowest restart {slowest:?}", store.name);
+        assert!(acknowledged as u64 > kills, "there was something to lose: {acknowledged}");
+        assert!(slowest < Duration::from_secs(2), "a restart took {slowest:?}");
+        assert!(!program.said().contains("panicked"), "{}", program.said());
     }
-    println!("{acknowledged} redemptions acknowledged, slowest restart {slowest:?}");
-    assert!(acknowledged as u64 > kills, "there was something to lose: {acknowledged}");
-    assert!(slowest < Duration::from_secs(2), "a restart took {slowest:?}");
-    assert!(!program.said().contains("panicked"), "{}", program.said());
 }
 
 /// The slowest of a hundred renewals but one.

@@ -10,6 +10,7 @@ pub mod names;
 pub mod program;
 pub mod proxy;
 pub mod raw;
+pub mod relay;
 pub mod sabotage;
 pub mod stores;
 pub mod tls;

@@ -78,6 +78,7 @@ impl Default for Setup {
             tuning: Tuning {
                 fresh_token_retries: vec![Duration::from_millis(1); 2],
                 github_timeout: Duration::from_secs(5),
+                store_look: Duration::from_millis(20),
                 ..Tuning::default()
             },
             surroundings: Surroundings::default(),
@@ -170,6 +171,12 @@ impl Proxy {
     /// A second proxy on the same configuration, clock and store.
     pub fn replica(&self) -> App {
         run(&self.yaml, &self.clock, &Setup::default().tuning)
+    }
+
+    /// A second proxy on another configuration, with the same clock and store.
+    pub fn replica_with(&self, change: impl FnOnce(&str) -> String) -> Result<App, StartError> {
+        let config = parse(&change(&self.yaml)).unwrap_or_else(|problems| panic!("{problems:?}"));
+        App::start(config, self.clock.clock(), &Setup::default().tuning)
     }
 
     pub fn app(&self) -> &App {
@@ -271,6 +278,15 @@ impl Proxy {
     pub async fn refresh(&self, client_id: &str, refresh: &str) -> Answer {
         let pairs = [("grant_type", "refresh_token"), ("refresh_token", refresh), ("client_id", client_id)];
         self.post_form("/token", &pairs).await
+    }
+
+    /// A login that may come to nothing.
+    pub async fn login_or_none(&self) -> Option<Tokens> {
+        let client_id = self.register(&[CALLBACK]).await;
+        let url = self.authorize_url(&client_id, CALLBACK, &[]);
+        let code = param(&self.browser().try_approve(&url).await?, "code")?;
+        let answer = self.redeem(&client_id, &code).await;
+        (answer.status == 200).then(|| Tokens::read(client_id, answer.json()))
     }
 
     /// The whole flow for the first resource.

@@ -2,6 +2,7 @@
 //! them. What is left out is told.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,6 +22,7 @@ pub struct Store {
     pub name: &'static str,
     /// As `store:` writes it.
     pub url: String,
+    file: Option<PathBuf>,
     _dir: Option<TempDir>,
 }
 
@@ -28,6 +30,33 @@ pub struct Store {
 pub const KEY: &str = "Y2FuYXJ5LWtleS0wMTIzNDU2Nzg5YWJjZGVmZ2hpams=";
 
 impl Store {
+    /// A file in a directory.
+    pub fn sqlite(dir: &TempDir) -> Self {
+        let file = database(dir);
+        Store { name: "sqlite", url: format!("sqlite:{}", file.display()), file: Some(file), _dir: None }
+    }
+
+    /// Everything that is kept in it, as somebody would see it who got hold of it.
+    pub async fn dump(&self) -> Vec<(String, Vec<u8>)> {
+        let Some(file) = &self.file else {
+            let records = shared(&self.url, Clock::system()).await;
+            let (mut found, mut after) = (Vec::new(), None);
+            loop {
+                let page = records.page(after.as_deref()).await.expect("a page");
+                found.extend(page.records.into_iter().map(|(key, record)| {
+                    let whole = [key.as_bytes(), record.owner.as_bytes(), &record.bytes].concat();
+                    (key, whole)
+                }));
+                match page.next {
+                    Some(next) => after = Some(next),
+                    None => return found,
+                }
+            }
+        };
+        let files = ["", "-wal"].map(|end| format!("{}{end}", file.display()));
+        files.into_iter().filter_map(|name| Some((name.clone(), std::fs::read(name).ok()?))).collect()
+    }
+
     /// A proxy on it.
     pub fn setup(&self) -> Setup {
         Setup { store: self.url.clone(), extra: format!("keys: ['{KEY}']"), ..Setup::default() }
@@ -72,8 +101,8 @@ pub fn client(url: &str, clock: Clock) -> Arc<dyn Shared> {
 /// One of each kind.
 pub async fn all(test: &str) -> Vec<Store> {
     let dir = TempDir::new();
-    let url = format!("sqlite:{}", database(&dir).display());
-    let mut stores = vec![Store { name: "sqlite", url, _dir: Some(dir) }];
+    let sqlite = Store::sqlite(&dir);
+    let mut stores = vec![Store { _dir: Some(dir), ..sqlite }];
     stores.extend(over_a_network(test).await);
     stores
 }
@@ -90,7 +119,7 @@ pub async fn postgres(test: &str) -> Option<Store> {
     let name = unique();
     admin(&url, &format!("CREATE DATABASE {name}")).await;
     let (server, _) = url.rsplit_once('/').expect("with a database");
-    Some(Store { name: "postgres", url: format!("{server}/{name}"), _dir: None })
+    Some(Store { name: "postgres", url: format!("{server}/{name}"), file: None, _dir: None })
 }
 
 /// Says something to PostgreSQL, as its superuser.
@@ -109,7 +138,7 @@ pub async fn redis(test: &str) -> Option<Store> {
     let number: i64 = say(&url, ::redis::cmd("INCR").arg("next")).await;
     let url = format!("{url}/{}", number % 9_999 + 1);
     let _: () = say(&url, &::redis::cmd("FLUSHDB")).await;
-    Some(Store { name: "redis", url, _dir: None })
+    Some(Store { name: "redis", url, file: None, _dir: None })
 }
 
 /// Says something to a Redis.
@@ -117,6 +146,54 @@ pub async fn say<T: ::redis::FromRedisValue>(url: &str, command: &::redis::Cmd) 
     let client = ::redis::Client::open(url).expect("a URL");
     let mut link = client.get_multiplexed_async_connection().await.expect("it is there");
     command.query_async(&mut link).await.unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// A Redis of a test's own, to be broken; gone when it is dropped.
+pub struct OwnRedis {
+    child: std::process::Child,
+    pub url: String,
+    _dir: TempDir,
+}
+
+impl OwnRedis {
+    /// Starts one; `None`, with a word, where there is none to be started.
+    pub async fn start(test: &str, settings: &[&str]) -> Option<Self> {
+        let program = given(test, "TEST_REDIS_SERVER")?;
+        let dir = TempDir::new();
+        // Nobody else has it, unless somebody takes it this very moment.
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|free| free.local_addr())
+            .expect("a port")
+            .port();
+        let mut command = std::process::Command::new(program);
+        command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]).args(settings);
+        command.current_dir(dir.path()).stdout(std::process::Stdio::null());
+        let child = command.spawn().expect("it starts");
+        let redis = OwnRedis { child, url: format!("redis://127.0.0.1:{port}"), _dir: dir };
+        super::eventually(|| std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()).await;
+        Some(redis)
+    }
+
+    pub fn store(&self) -> Store {
+        Store { name: "redis", url: self.url.clone(), file: None, _dir: None }
+    }
+
+    /// `CONFIG SET`.
+    pub async fn configure(&self, name: &str, value: &str) {
+        let _: () = say(&self.url, ::redis::cmd("CONFIG").arg("SET").arg(name).arg(value)).await;
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for OwnRedis {
+    fn drop(&mut self) {
+        self.kill();
+    }
 }
 
 /// What this run was given, or word of what is left out without it. That word goes past the test runner, which shows

@@ -133,8 +133,10 @@ impl Links {
     pub(super) async fn scan(&self, node: usize, cursor: &str) -> Result<Scanned, RedisError> {
         let nodes = self.nodes().await?;
         let Some(place) = nodes.get(node) else { return Ok(Scanned { names: Vec::new(), next: None }) };
-        let scan =
-            cmd("SCAN").arg(cursor).arg("MATCH").arg(format!("{RECORDS}*")).arg("COUNT").arg(PAGE).take();
+        // What is something else under a name of ours is not ours.
+        let ours =
+            cmd("SCAN").arg(cursor).arg("MATCH").arg(format!("{RECORDS}*")).arg("TYPE").arg("hash").take();
+        let scan = ours.clone().arg("COUNT").arg(PAGE).take();
         let (cursor, names): (String, Vec<String>) = self.ask_node(scan, *place).await?;
         let next = match cursor.as_str() {
             "0" => (node + 1 < nodes.len()).then(|| format!("{}:0", node + 1)),
