@@ -37,6 +37,10 @@ fuzz:
 differential: release
     tests/differential/run
 
+# all tests with a real PostgreSQL, PgBouncer, Redis, Cluster and Sentinel around them
+backends:
+    tests/backends/run cargo test
+
 # the table of docs/security.md, from what tests say they hold
 security:
     UPDATE=1 cargo test --test catalogue
