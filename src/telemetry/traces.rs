@@ -244,6 +244,7 @@ mod otlp {
     }
 }
 
+/// What stands in the place of traces in a build without them: a tracer cannot be started, so nothing else is called.
 #[cfg(not(feature = "otlp"))]
 mod without {
     use http::HeaderMap;
@@ -251,12 +252,10 @@ mod without {
 
     use super::{NoTraces, Settings};
 
-    /// There is none in this build.
     #[derive(Clone)]
-    pub enum Tracer {}
+    pub struct Tracer(());
 
-    /// There is none in this build.
-    pub enum Span {}
+    pub struct Span(());
 
     impl Tracer {
         /// Says that this build has no traces.
@@ -264,36 +263,22 @@ mod without {
             Err(NoTraces("this program was built without the feature otlp".to_owned()))
         }
 
-        /// Cannot be called.
         pub fn request(&self, _: &http::Method, _: &str, _: &HeaderMap) -> Span {
-            match *self {}
+            Span(self.0)
         }
 
-        /// Cannot be called.
-        pub fn stop(&self) {
-            match *self {}
-        }
+        pub fn stop(&self) {}
     }
 
     impl Span {
-        /// Cannot be called.
         pub fn towards(&self, _: &'static str) -> Span {
-            match *self {}
+            Span(self.0)
         }
 
-        /// Cannot be called.
-        pub fn say(&mut self, _: &'static str, _: &str) {
-            match *self {}
-        }
+        pub fn say(&mut self, _: &'static str, _: &str) {}
 
-        /// Cannot be called.
-        pub fn answered(&mut self, _: u16, _: Option<&'static str>) {
-            match *self {}
-        }
+        pub fn answered(&mut self, _: u16, _: Option<&'static str>) {}
 
-        /// Cannot be called.
-        pub fn hand_on(&self, _: &mut HeaderMap) {
-            match *self {}
-        }
+        pub fn hand_on(&self, _: &mut HeaderMap) {}
     }
 }
