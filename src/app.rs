@@ -180,6 +180,17 @@ impl App {
     /// Serves with another configuration from now on; what is open stays as it is. When that cannot be, everything
     /// stays as it was. Blocks.
     pub fn reload(&mut self, config: Config) -> Result<(), ReloadError> {
+        let outcome = self.exchange(config);
+        self.lasting.metrics.reload(if outcome.is_ok() { "applied" } else { "refused" });
+        outcome
+    }
+
+    /// There was to be another configuration, but what was written is none.
+    pub fn could_not_read(&self) {
+        self.lasting.metrics.reload("invalid");
+    }
+
+    fn exchange(&mut self, config: Config) -> Result<(), ReloadError> {
         self.fixed.must_stay(&config)?;
         let keys = self.fixed.keys(&config, &self.lasting)?;
         let server = compose(config, &self.lasting, &keys, &self.tuning)?;

@@ -59,6 +59,7 @@ fn reload(app: &mut App, path: &Path) {
                 problems = problems.len(),
                 "the configuration was not reloaded; the one before stays"
             );
+            app.could_not_read();
             return;
         }
     };
