@@ -39,6 +39,7 @@ use crate::config::Config;
 use crate::server::{self, Current, Drain};
 use crate::store::Unfit;
 use crate::store::sqlite::OpenError;
+use crate::telemetry;
 use crate::telemetry::audit::Destination;
 use crate::telemetry::metrics::Snapshot;
 use crate::telemetry::scrape;
@@ -292,6 +293,9 @@ fn worker(
         if let Err(error) = runtime.block_on(server::work(listener, server, draining)) {
             warn!(%error, "a core stopped serving");
         }
+        // Requests that are cut here have last words.
+        drop(runtime);
+        telemetry::flush();
     })
 }
 

@@ -9,8 +9,9 @@ use super::body::Body;
 use super::bounds::Held;
 use super::reply::{self, Problem};
 use super::{Published, Server, accepts, let_it_arrive, seats};
-use crate::gate::{Denial, Permit};
+use crate::gate::{Denial, Holder, Permit};
 use crate::limit::{self, Who};
+use crate::telemetry::Telemetry;
 use crate::telemetry::audit::Event;
 use crate::telemetry::call::Call;
 use crate::telemetry::metrics::Word;
@@ -89,8 +90,9 @@ impl Server {
         if let Some(way) = &way {
             way.hand_on(request.headers_mut());
         }
-        let mut calls = self.telemetry.reads_calls().then(Vec::new);
-        let outcome = published.upstream.forward(permit, request, calls.as_mut()).await;
+        let mut told = Told { telemetry: &self.telemetry, holder, began, calls: Vec::new() };
+        let calls = self.telemetry.reads_calls().then_some(&mut told.calls);
+        let outcome = published.upstream.forward(permit, request, calls).await;
         let (took, failure) = (began.elapsed(), outcome.as_ref().err().map(upstream::Failure::word));
         self.telemetry.metrics.upstream(Word::Path(published.path.clone()), took, failure);
         let response = match outcome {
@@ -101,16 +103,14 @@ impl Server {
         if let Some(mut way) = way {
             way.answered(status, failure);
         }
-        for Call { method, tool } in calls.iter().flatten() {
-            let (method, tool) = (method.as_deref(), tool.as_deref());
-            let milliseconds = u64::try_from(took.as_millis()).ok();
-            let (status, event) = (Some(status), holder.event("call"));
-            self.telemetry.audit(&Event { method, tool, status, milliseconds, ..event });
-            if let Some(span) = &mut span {
-                span.say("mcp.method.name", method.unwrap_or_default());
-                span.say("gen_ai.tool.name", tool.unwrap_or_default());
+        if let (Some(span), Some(Call { method, tool })) = (&mut span, told.calls.first()) {
+            let named = [("mcp.method.name", method), ("gen_ai.tool.name", tool)];
+            for (name, value) in named.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
+            {
+                span.say(name, value);
             }
         }
+        told.answered(status);
         response
     }
 
@@ -125,6 +125,35 @@ impl Server {
             Ok(()) => denial,
             Err(limit::Limited { retry_after }) => Denial::TooOften { retry_after },
         }
+    }
+}
+
+/// What a request calls, until it is written down: with its answer, or without one when nobody waited for it. The
+/// upstream may have done it all the same.
+struct Told<'a> {
+    telemetry: &'a Telemetry,
+    holder: Holder,
+    began: Instant,
+    calls: Vec<Call>,
+}
+
+impl Told<'_> {
+    fn answered(mut self, status: u16) {
+        self.write(Some(status), None);
+    }
+
+    fn write(&mut self, status: Option<u16>, outcome: Option<&'static str>) {
+        let milliseconds = u64::try_from(self.began.elapsed().as_millis()).ok();
+        for Call { method, tool } in self.calls.drain(..) {
+            let (method, tool, event) = (method.as_deref(), tool.as_deref(), self.holder.event("call"));
+            self.telemetry.audit(&Event { outcome, method, tool, status, milliseconds, ..event });
+        }
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        self.write(None, Some("abandoned"));
     }
 }
 

@@ -60,7 +60,7 @@ pub struct Event<'a> {
     pub method: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tool: Option<&'a str>,
-    /// Of HTTP.
+    /// Of HTTP; absent when the client did not wait for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
     /// Until the head of the answer.
