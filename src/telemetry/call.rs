@@ -38,7 +38,9 @@ impl<'de: 'a, 'a> Deserialize<'de> for Params<'a> {
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut name = None;
                 while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-                    if key == "name" {
+                    if key == "name" && name.is_some() {
+                        return Err(serde::de::Error::duplicate_field("name"));
+                    } else if key == "name" {
                         name = map.next_value::<Text<'de>>()?.0;
                     } else {
                         map.next_value::<IgnoredAny>()?;
@@ -75,14 +77,17 @@ impl Call {
         Call { method: method.map(cut), tool: tool.map(cut) }
     }
 
-    /// Reads a message; a batch is many calls (MCP 2025-03-26), what is no JSON-RPC request is none.
+    /// Reads a message; a batch is many calls (MCP 2025-03-26), an answer is none. What cannot be read, or names its
+    /// method twice, is a call without a name: the upstream may read it otherwise, and nothing passes untold.
     pub fn read(body: &[u8]) -> Vec<Call> {
-        if body.trim_ascii_start().first() == Some(&b'[') {
-            let batch: Vec<Message<'_>> = serde_json::from_slice(body).unwrap_or_default();
-            return batch.into_iter().take(MOST).filter_map(Message::call).collect();
-        }
-        let message: Option<Message<'_>> = serde_json::from_slice(body).ok();
-        message.and_then(Message::call).into_iter().collect()
+        let is_batch = body.trim_ascii_start().first() == Some(&b'[');
+        let messages = match is_batch {
+            true => serde_json::from_slice::<Vec<Message<'_>>>(body),
+            false => serde_json::from_slice(body).map(|message| vec![message]),
+        };
+        let Ok(messages) = messages else { return vec![Call::default()] };
+        let surplus = (messages.len() > MOST).then(Call::default);
+        messages.into_iter().take(MOST).filter_map(Message::call).chain(surplus).collect()
     }
 }
 
@@ -99,7 +104,7 @@ fn cut(text: &str) -> Box<str> {
     text.chars().take(LONGEST).collect::<String>().into()
 }
 
-/// Calls of a batch that are told apart.
+/// Calls of a batch that are told apart; the rest is one without a name.
 const MOST: usize = 100;
 /// Characters.
 const LONGEST: usize = 128;
@@ -133,9 +138,33 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_no_call() {
-        for body in ["", "{", "[]", "null", "7", r#"{"id":1,"result":{}}"#, r#"{"method":7}"#, "\u{0}"] {
+        for body in ["[]", r#"{"id":1,"result":{}}"#, r#"[{"id":1,"result":{}}]"#] {
             assert_eq!(Call::read(body.as_bytes()), [], "{body}");
         }
+    }
+
+    #[test]
+    fn what_others_may_read_otherwise_is_a_call_without_a_name() {
+        for body in [
+            "",
+            "{",
+            "null",
+            "7",
+            "\u{0}",
+            r#"{"method":7}"#,
+            r#"{"method":"ping","method":"tools/call"}"#,
+            r#"{"method":"tools/call","params":{"name":"read","name":"drop"}}"#,
+            r#"[{"method":"tools/call","params":{"name":"drop"}},7]"#,
+        ] {
+            assert_eq!(Call::read(body.as_bytes()), [Call::default()], "{body}");
+        }
+        let many = format!("[{}]", vec![r#"{"method":"x"}"#; MOST + 1].join(","));
+        let calls = Call::read(many.as_bytes());
+        assert_eq!((calls.len(), calls.last()), (MOST + 1, Some(&Call::default())));
+    }
+
+    #[test]
+    fn names_are_cut() {
         let long = format!(r#"{{"method":"{}"}}"#, "ü".repeat(10_000));
         assert_eq!(
             Call::read(long.as_bytes())[0].method.as_deref().map(|method| method.chars().count()),
