@@ -225,7 +225,7 @@ impl App {
             let _ = worker.join();
         }
         timer.abort();
-        self.lasting.farewell();
+        self.lasting.farewell(FAREWELL);
         // What runs on the side holds the store; it must be gone before the store can close its file.
         self.side.end_within(SIDE_GRACE);
     }
@@ -305,7 +305,7 @@ fn install_crypto() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// For the last words on streams, within the grace.
+/// For the last words on streams, within the grace; and for the last spans, after it.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How long work on the side (a refresh at GitHub, say) may take to end once everything else has.
 const SIDE_GRACE: Duration = Duration::from_secs(2);

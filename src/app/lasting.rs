@@ -1,6 +1,7 @@
 //! What outlives a change of configuration: records, what is under way, and what is counted.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -94,10 +95,10 @@ impl Lasting {
         Ok(Some(known.insert((settings.clone(), tracer)).1.clone()))
     }
 
-    /// Sends what is left of traces. Blocks.
-    pub(super) fn farewell(&self) {
+    /// Sends what is left of traces. Blocks, for so long at most.
+    pub(super) fn farewell(&self, within: Duration) {
         if let Some((_, tracer)) = &*self.tracer.lock().unwrap_or_else(PoisonError::into_inner) {
-            tracer.stop();
+            tracer.stop(within);
         }
     }
 

@@ -59,12 +59,23 @@ mod otlp {
     struct Inner {
         provider: SdkTracerProvider,
         tracer: SdkTracer,
+        side: Handle,
+    }
+
+    // The last span of a collector that was replaced ends on a thread that carries requests: no place to wait for it.
+    impl Drop for Inner {
+        fn drop(&mut self) {
+            let provider = self.provider.clone();
+            self.side.spawn_blocking(move || provider.shutdown_with_timeout(TIMEOUT));
+        }
     }
 
     /// Something that takes time. Ends when it is dropped.
     pub struct Span {
         span: SdkSpan,
         tracer: Tracer,
+        /// Whether the trace began here.
+        is_first: bool,
     }
 
     impl Tracer {
@@ -75,7 +86,7 @@ mod otlp {
                 .with_protocol(Protocol::HttpJson)
                 .with_endpoint(settings.endpoint.clone())
                 .with_timeout(TIMEOUT)
-                .with_http_client(Sender { client, side })
+                .with_http_client(Sender { client, side: side.clone() })
                 .build()
                 .map_err(|error| NoTraces(error.to_string()))?;
             let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sample)));
@@ -90,26 +101,29 @@ mod otlp {
                 .with_resource(resource)
                 .build();
             let tracer = provider.tracer("mcp-auth-proxy");
-            Ok(Tracer(Arc::new(Inner { provider, tracer })))
+            Ok(Tracer(Arc::new(Inner { provider, tracer, side })))
         }
 
         /// A request comes in; it belongs to the trace that its headers name.
         pub fn request(&self, method: &http::Method, route: &str, headers: &HeaderMap) -> Span {
-            let parent = remote(headers)
-                .map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
+            let parent = remote(headers);
+            let is_first = parent.is_none();
+            let parent =
+                parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
             let name = format!("{method} {route}");
             let builder = self.0.tracer.span_builder(name).with_kind(SpanKind::Server);
             let builder = builder.with_attributes([
                 KeyValue::new("http.request.method", method.to_string()),
                 KeyValue::new("http.route", route.to_owned()),
             ]);
-            Span { span: self.0.tracer.build_with_context(builder, &parent), tracer: self.clone() }
+            let span = self.0.tracer.build_with_context(builder, &parent);
+            Span { span, tracer: self.clone(), is_first }
         }
 
-        /// Sends what is left. Blocks.
-        pub fn stop(&self) {
+        /// Sends what is left. Blocks, for so long at most.
+        pub fn stop(&self, within: Duration) {
             // A collector that is away has lost it.
-            let _ = self.0.provider.shutdown_with_timeout(TIMEOUT);
+            let _ = self.0.provider.shutdown_with_timeout(within);
         }
     }
 
@@ -119,7 +133,8 @@ mod otlp {
             let parent = Context::new().with_remote_span_context(self.span.span_context().clone());
             let tracer = &self.tracer.0.tracer;
             let builder = tracer.span_builder(name).with_kind(SpanKind::Client);
-            Span { span: tracer.build_with_context(builder, &parent), tracer: self.tracer.clone() }
+            let span = tracer.build_with_context(builder, &parent);
+            Span { span, tracer: self.tracer.clone(), is_first: self.is_first }
         }
 
         /// Says what is to be known of it.
@@ -147,6 +162,10 @@ mod otlp {
             let text = format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), flags.to_u8());
             if let Ok(value) = HeaderValue::try_from(text) {
                 headers.insert(TRACEPARENT, value);
+            }
+            // W3C Trace Context §3.3: it belongs to the traceparent that came with it.
+            if self.is_first {
+                headers.remove(TRACESTATE);
             }
         }
     }
@@ -200,7 +219,7 @@ mod otlp {
                 let (parts, body) = request.into_parts();
                 let call =
                     client.request(parts.method, parts.uri.to_string()).headers(parts.headers).body(body);
-                let answer = call.send().await?;
+                let answer = call.timeout(TIMEOUT).send().await?;
                 let status = answer.status();
                 let mut response = Response::new(answer.bytes().await?);
                 *response.status_mut() = status;
@@ -211,6 +230,7 @@ mod otlp {
     }
 
     const TRACEPARENT: &str = "traceparent";
+    const TRACESTATE: &str = "tracestate";
     const TIMEOUT: Duration = Duration::from_secs(5);
 
     #[cfg(test)]
@@ -267,7 +287,7 @@ mod without {
             Span(self.0)
         }
 
-        pub fn stop(&self) {}
+        pub fn stop(&self, _: std::time::Duration) {}
     }
 
     impl Span {
