@@ -173,6 +173,15 @@ impl Default for Metrics {
         build.get_or_create(&labels([("version", Word::Own(env!("CARGO_PKG_VERSION")))])).set(1);
         of.register("build", "1, with the version of this program", build);
         github_remaining.set(-1);
+        // A series that is born with its first event hides that one from Prometheus, and here it is the one that counts.
+        for grant in ["authorization_code", "refresh_token"] {
+            tokens
+                .get_or_create(&labels([("grant", Word::Own(grant)), ("outcome", Word::Own("reused"))]))
+                .inc_by(0);
+        }
+        for outcome in ["applied", "refused", "invalid"] {
+            reloads.get_or_create(&labels([("outcome", Word::Own(outcome))])).inc_by(0);
+        }
         Metrics {
             registry,
             requests,
