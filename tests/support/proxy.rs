@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, header};
-use mcp_auth_proxy::app::{App, StartError, Tuning};
+use mcp_auth_proxy::app::{App, ReloadError, StartError, Tuning};
 use mcp_auth_proxy::clock::ManualClock;
 use mcp_auth_proxy::config::{Config, Problem};
 use rustls::ClientConfig;
@@ -146,8 +146,7 @@ impl Proxy {
 
     /// Stops the proxy and starts another on the same configuration, clock and store.
     pub async fn restart(&mut self) {
-        let app = self.app.take().expect("it runs");
-        tokio::task::spawn_blocking(move || app.stop()).await.expect("it stops");
+        self.stop().await;
         let app = run(&self.yaml, &self.clock, &Setup::default().tuning);
         self.address = app.address();
         self.app = Some(app);
@@ -157,6 +156,35 @@ impl Proxy {
     pub async fn reconfigure(&mut self, change: impl FnOnce(&str) -> String) {
         self.yaml = change(&self.yaml);
         self.restart().await;
+    }
+
+    /// Reads a changed configuration while it runs, as on SIGHUP.
+    pub async fn reload(&mut self, change: impl FnOnce(&str) -> String) -> Result<(), ReloadError> {
+        let (yaml, mut app) = (change(&self.yaml), self.take_app());
+        let config = parse(&yaml).unwrap_or_else(|problems| panic!("{problems:?}"));
+        let reloaded = move || {
+            let outcome = app.reload(config);
+            (app, outcome)
+        };
+        let (app, outcome) = tokio::task::spawn_blocking(reloaded).await.expect("it goes on");
+        self.app = Some(app);
+        if outcome.is_ok() {
+            self.yaml = yaml;
+        }
+        outcome
+    }
+
+    /// Stops the proxy by hand; what it had to say is said then.
+    pub async fn stop(&mut self) {
+        let app = self.take_app();
+        tokio::task::spawn_blocking(move || app.stop()).await.expect("it stops");
+    }
+
+    /// Numbers for operators, as they are collected.
+    pub async fn numbers(&self) -> String {
+        let address = self.app().metrics_address().expect("metrics are configured");
+        let request = plain::request(Method::GET, &format!("http://{address}/metrics"));
+        plain::send(address, request.body(Bytes::new()).expect("a request")).await.expect(200).text()
     }
 
     /// What starting on the same configuration, clock and store comes to.
