@@ -518,9 +518,15 @@ async fn no_call_passes_untold() {
     post(&proxy, "/mcp", &tokens.access, RESULT).await.expect(200);
     proxy.stop().await;
     let calls = trail(&path).into_iter().filter(|line| line["event"] == "call");
-    let named: Vec<[Value; 2]> = calls.map(|call| [call["method"].clone(), call["tool"].clone()]).collect();
-    let call = |tool: &str| [json!("tools/call"), json!(tool)];
-    assert_eq!(named, [call("one"), call("two"), call("large"), [Value::Null, Value::Null]]);
+    let told = |call: Value| ["method", "tool", "outcome"].map(|member| call[member].clone());
+    let named: Vec<[Value; 3]> = calls.map(told).collect();
+    let call = |tool: &str, outcome: Value| [json!("tools/call"), json!(tool), outcome];
+    let read = Value::Null;
+    let large = call("large", json!("claimed"));
+    assert_eq!(
+        named,
+        [call("one", read.clone()), call("two", read), large, [Value::Null, Value::Null, Value::Null]]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -103,7 +103,7 @@ impl Server {
         if let Some(mut way) = way {
             way.answered(status, failure);
         }
-        if let (Some(span), Some(Call { method, tool })) = (&mut span, told.calls.first()) {
+        if let (Some(span), Some(Call { method, tool, .. })) = (&mut span, told.calls.first()) {
             let named = [("mcp.method.name", method), ("gen_ai.tool.name", tool)];
             for (name, value) in named.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
             {
@@ -144,7 +144,8 @@ impl Told<'_> {
 
     fn write(&mut self, status: Option<u16>, outcome: Option<&'static str>) {
         let milliseconds = u64::try_from(self.began.elapsed().as_millis()).ok();
-        for Call { method, tool } in self.calls.drain(..) {
+        for Call { method, tool, is_claimed } in self.calls.drain(..) {
+            let outcome = outcome.or(is_claimed.then_some("claimed"));
             let (method, tool, event) = (method.as_deref(), tool.as_deref(), self.holder.event("call"));
             self.telemetry.audit(&Event { outcome, method, tool, status, milliseconds, ..event });
         }

@@ -11,6 +11,8 @@ use serde::de::IgnoredAny;
 pub struct Call {
     pub method: Option<Box<str>>,
     pub tool: Option<Box<str>>,
+    /// Not read in the message, but said of it by the client.
+    pub is_claimed: bool,
 }
 
 #[derive(Deserialize)]
@@ -74,7 +76,7 @@ impl Call {
     /// By headers, of a message that is too large to be read.
     pub fn named(method: Option<&str>, name: Option<&str>) -> Call {
         let tool = name.filter(|_| method == Some("tools/call"));
-        Call { method: method.map(cut), tool: tool.map(cut) }
+        Call { method: method.map(cut), tool: tool.map(cut), is_claimed: true }
     }
 
     /// Reads a message; a batch is many calls (MCP 2025-03-26), an answer is none. What cannot be read, or names its
@@ -95,7 +97,7 @@ impl Message<'_> {
     fn call(self) -> Option<Call> {
         let method = self.method?;
         let tool = self.params.name.filter(|_| method == "tools/call");
-        Some(Call { method: Some(cut(&method)), tool: tool.map(|name| cut(&name)) })
+        Some(Call { method: Some(cut(&method)), tool: tool.map(|name| cut(&name)), is_claimed: false })
     }
 }
 
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
 
     fn call(method: &str, tool: Option<&str>) -> Call {
-        Call { method: Some(method.into()), tool: tool.map(Into::into) }
+        Call { method: Some(method.into()), tool: tool.map(Into::into), is_claimed: false }
     }
 
     #[test]
