@@ -613,6 +613,117 @@ async fn a_redis_that_loads_is_waited_for() {
     proxy.get("/healthz").await.expect(200);
 }
 
+/// The rights that docs/stores.md asks for, and no others.
+const ACL: &str = "ACL SETUSER proxy reset on >from-tests ~mcp-auth-proxy:* +hset +hget +hmget +hsetnx +del +pexpire \
+                   +pexpireat +persist +time +zadd +zrange +zremrangebyscore +eval +evalsha +script|load +scan +info +ping";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_with_few_rights_is_enough() {
+    let test = "a_user_with_few_rights_is_enough";
+    if let Some(redis) = OwnRedis::start(test, &[]).await {
+        let words = ACL.split_whitespace().collect::<Vec<_>>();
+        let mut command = ::redis::cmd(words[0]);
+        words[1..].iter().for_each(|word| {
+            command.arg(word);
+        });
+        let _: () = stores::say(&redis.url, &command).await;
+        let url = redis.url.replace("redis://", "redis://proxy:from-tests@");
+        let proxy = Proxy::with(Setup { store: url.clone(), ..redis.store().setup() }).await;
+        uses_everything(&proxy, &url).await;
+        let documented = include_str!("../docs/stores.md").split_whitespace().collect::<Vec<_>>().join(" ");
+        for word in words.iter().filter(|word| word.starts_with(['+', '~'])) {
+            assert!(documented.contains(word), "docs/stores.md does not tell of {word}");
+        }
+    }
+    if let Some(store) = stores::postgres(test).await {
+        let (_, database) = store.url.rsplit_once('/').expect("with a database");
+        // An administrator made the tables.
+        stores::client(&store.url, Clock::system()).prepare().await.expect("made");
+        let rights = format!(
+            "CREATE ROLE {database} LOGIN; GRANT SELECT, INSERT, UPDATE, DELETE ON mcp_auth_proxy_records TO {database};
+             GRANT SELECT ON mcp_auth_proxy_schema TO {database}"
+        );
+        stores::admin(&store.url, &rights).await;
+        let url = store.url.replace("postgres@", &format!("{database}@"));
+        let proxy = Proxy::with(Setup { store: url.clone(), ..store.setup() }).await;
+        uses_everything(&proxy, &url).await;
+    }
+}
+
+/// Every verb that there is.
+async fn uses_everything(proxy: &Proxy, url: &str) {
+    let tokens = proxy.login().await;
+    proxy.ping(&tokens.access).await.expect(200);
+    let next = proxy.refresh(&tokens.client_id, &tokens.refresh).await.expect(200).json();
+    let next = Tokens::read(tokens.client_id.clone(), next);
+    let revoke = [("token", next.refresh.as_str()), ("client_id", &next.client_id)];
+    proxy.post_form("/revoke", &revoke).await.expect(200);
+    let records = stores::shared(url, proxy.clock.clock()).await;
+    records.sweep().await.expect("swept");
+    records.page(None).await.expect("listed");
+}
+
+// ST-09: a fail-over that Sentinel decides, with a real one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fail_over_of_sentinel_is_followed() {
+    let test = "a_fail_over_of_sentinel_is_followed";
+    let fast = ["--repl-diskless-sync-delay", "0"];
+    let Some(mut master) = OwnRedis::start(test, &fast).await else { return };
+    let Some(copy) = OwnRedis::start(test, &fast).await else { return };
+    let port = |redis: &OwnRedis| redis.url.rsplit_once(':').expect("a port").1.to_owned();
+    let _: () = stores::say(&copy.url, ::redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port(&master))).await;
+    let sentinel = OwnRedis::sentinel(test, &port(&master)).await.expect("as before");
+    let store = format!("redis+sentinel://{}/0?master=logins", sentinel.url.trim_start_matches("redis://"));
+    let proxy = Proxy::with(Setup { store, ..master.store().setup() }).await;
+    let tokens = proxy.login().await;
+    proxy.ping(&tokens.access).await.expect(200);
+    let copied = || async {
+        let keys: u64 = stores::say(&copy.url, &::redis::cmd("DBSIZE")).await;
+        let known: u64 = stores::say(&master.url, &::redis::cmd("DBSIZE")).await;
+        keys == known
+    };
+    recovers("it is never copied", copied).await;
+    master.kill();
+    let promoted = || async {
+        let told: String = stores::say(&copy.url, ::redis::cmd("INFO").arg("replication")).await;
+        told.contains("role:master")
+    };
+    let began = Instant::now();
+    while !promoted().await {
+        proxy.ping(&tokens.access).await.expect(200);
+        assert!(began.elapsed() < Duration::from_secs(30), "Sentinel never decides");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    recovers("nothing is written", || async {
+        let answer = proxy.refresh(&tokens.client_id, &tokens.refresh).await;
+        if answer.status != 200 {
+            is_retriable(&answer);
+        }
+        answer.status == 200
+    })
+    .await;
+}
+
+// ST-12: of several hosts the one that takes writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fail_over_of_postgres_is_followed() {
+    let Some(store) = stores::postgres("a_fail_over_of_postgres_is_followed").await else { return };
+    let (first, url) = Relay::before(&store.url, Weather::Fair).await;
+    let (second, other) = Relay::before(&store.url, Weather::Down).await;
+    let host =
+        |url: &str| url.split('@').nth(1).expect("a host").split('/').next().expect("a host").to_owned();
+    let url = url.replace(&host(&url), &format!("{},{}", host(&url), host(&other)));
+    let proxy = Proxy::with(Setup { store: url, ..store.setup() }).await;
+    let tokens = proxy.login().await;
+    first.set(Weather::Down);
+    is_retriable(&proxy.refresh(&tokens.client_id, &tokens.refresh).await);
+    second.set(Weather::Fair);
+    recovers("nothing is written", || async {
+        proxy.refresh(&tokens.client_id, &tokens.refresh).await.status == 200
+    })
+    .await;
+}
+
 // ST-10: what a fail-over loses, measured: `tests/backends/run cargo test --test shared -- --ignored lost_writes
 // --nocapture`. Killed processes leave what they had sent on its way; a lost machine does not.
 #[tokio::test(flavor = "multi_thread")]

@@ -158,6 +158,27 @@ pub struct OwnRedis {
 impl OwnRedis {
     /// Starts one; `None`, with a word, where there is none to be started.
     pub async fn start(test: &str, settings: &[&str]) -> Option<Self> {
+        Self::run(test, |_, command| {
+            command.args(["--save", ""]).args(settings);
+        })
+        .await
+    }
+
+    /// A Sentinel of its own, which knows the Redis at a port as `logins`.
+    pub async fn sentinel(test: &str, master: &str) -> Option<Self> {
+        Self::run(test, |dir, command| {
+            let monitor = format!(
+                "sentinel monitor logins 127.0.0.1 {master} 1\nsentinel down-after-milliseconds logins 500\n\
+                 sentinel failover-timeout logins 3000\n"
+            );
+            let file = dir.path().join("sentinel.conf");
+            std::fs::write(&file, monitor).expect("written");
+            command.arg(file).arg("--sentinel");
+        })
+        .await
+    }
+
+    async fn run(test: &str, set: impl FnOnce(&TempDir, &mut std::process::Command)) -> Option<Self> {
         let program = given(test, "TEST_REDIS_SERVER")?;
         let dir = TempDir::new();
         // Nobody else has it, unless somebody takes it this very moment.
@@ -166,7 +187,8 @@ impl OwnRedis {
             .expect("a port")
             .port();
         let mut command = std::process::Command::new(program);
-        command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""]).args(settings);
+        set(&dir, &mut command);
+        command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
         command.current_dir(dir.path()).stdout(std::process::Stdio::null());
         let child = command.spawn().expect("it starts");
         let redis = OwnRedis { child, url: format!("redis://127.0.0.1:{port}"), _dir: dir };
