@@ -159,7 +159,13 @@ impl App {
             workers
                 .push(worker(number, listener, seen.clone(), draining.clone()).map_err(StartError::Runtime)?);
         }
-        side.handle().spawn(store.ready(keys, clock.clone(), lasting.readiness.clone(), tuning.store_look));
+        let followed = fixed.followed();
+        side.handle().spawn(store.ready(
+            followed,
+            clock.clone(),
+            lasting.readiness.clone(),
+            tuning.store_look,
+        ));
         announce();
         for concern in server.tls.iter().flat_map(|tls| tls.concerns(clock.now())) {
             warn!("{concern}");

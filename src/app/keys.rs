@@ -111,12 +111,17 @@ fn writing(since: &[Time], now: Time) -> usize {
     since.iter().position(is_settled).unwrap_or(since.len() - 1)
 }
 
-/// Lets a new key write once its time has come, and tells of keys that others have and we do not. Ends with the ring.
-pub(super) async fn follow(records: Arc<dyn Records>, keys: Weak<KeyRing>, clock: Clock, look: Duration) {
+/// Lets a new key write once its time has come, and tells of keys that others have and we do not. Ends when these are
+/// not the keys any more, which streams may hold for longer.
+pub(super) async fn follow(
+    records: Arc<dyn Records>,
+    (ring, in_use): (Arc<KeyRing>, Weak<()>),
+    clock: Clock,
+    look: Duration,
+) {
     let mut told: Vec<String> = Vec::new();
     let mut writes = None;
-    loop {
-        let Some(ring) = keys.upgrade() else { return };
+    while in_use.strong_count() > 0 {
         let own = names(&ring);
         if let (Ok(since), Ok(known)) = (since(&*records, &own).await, records.owned_by(OWNER).await) {
             let now = clock.now();
@@ -139,7 +144,6 @@ pub(super) async fn follow(records: Arc<dyn Records>, keys: Weak<KeyRing>, clock
             }
             told = strange;
         }
-        drop(ring);
         sleep(look * LOOKS).await;
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::lasting::Lasting;
@@ -49,6 +49,8 @@ pub(super) struct Fixed {
     drain: (Duration, Duration),
     metrics: Option<SocketAddr>,
     keys: Arc<KeyRing>,
+    /// Lasts as long as these are the keys.
+    in_use: Arc<()>,
 }
 
 impl Fixed {
@@ -62,7 +64,13 @@ impl Fixed {
             drain: (config.drain_delay, config.drain),
             metrics: config.metrics,
             keys,
+            in_use: Arc::default(),
         }
+    }
+
+    /// The keys, to be looked after for as long as they are these.
+    pub(super) fn followed(&self) -> (Arc<KeyRing>, Weak<()>) {
+        (self.keys.clone(), Arc::downgrade(&self.in_use))
     }
 
     /// Tells everything that would need a restart.
@@ -102,10 +110,14 @@ impl Fixed {
 
     /// From now on these are the keys.
     pub(super) fn now_with(&mut self, keys: Arc<KeyRing>, lasting: &Lasting, look: Duration) {
-        if !Arc::ptr_eq(&self.keys, &keys) {
+        if Arc::ptr_eq(&self.keys, &keys) {
+            return;
+        }
+        (self.keys, self.in_use) = (keys, Arc::default());
+        // Where nobody shares the store, nobody has to learn a key before it writes.
+        if self.store.0.is_shared() {
             let (records, clock) = (lasting.records.clone(), lasting.clock.clone());
-            lasting.side.spawn(keys::follow(records, Arc::downgrade(&keys), clock, look));
-            self.keys = keys;
+            lasting.side.spawn(keys::follow(records, self.followed(), clock, look));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The store as configured: opened at once where it is on this machine, and as soon as it can be where it is not.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -123,7 +123,7 @@ impl Store {
     /// Waits until the store can be used, says so, and looks after which key writes.
     pub(super) async fn ready(
         self,
-        keys: Arc<KeyRing>,
+        (keys, in_use): (Arc<KeyRing>, Weak<()>),
         clock: Clock,
         readiness: Arc<Readiness>,
         look: Duration,
@@ -143,7 +143,7 @@ impl Store {
         }
         readiness.enter();
         if self.config.is_shared() {
-            keys::follow(self.records, Arc::downgrade(&keys), clock, look).await;
+            keys::follow(self.records, (keys, in_use), clock, look).await;
         }
     }
 }
