@@ -150,7 +150,7 @@ impl App {
         let server = Arc::new(compose(config, &lasting, &keys, tuning)?);
         let (current, seen) = watch::channel(server.clone());
         let seen = Current::new(seen);
-        let swept = sweep::sweep(lasting.records.clone(), seen.clone(), clock.clone(), tuning.sweep);
+        let swept = sweep::sweep(lasting.records.clone(), lasting.gates.clone(), clock.clone(), tuning.sweep);
         side.handle().spawn(swept);
         let metrics = numbers(metrics, &lasting, seen.clone(), side.handle())?;
         let (drain, draining) = watch::channel(Drain::No);

@@ -136,7 +136,16 @@ impl Gates {
 
     /// Tells all of them that a family has ended.
     pub(super) fn forget(&self, id: &FamilyId) {
+        self.all().iter().for_each(|gate| gate.forget(id));
+    }
+
+    /// All of them drop what nobody has used for a while.
+    pub(super) fn tidy(&self) {
+        self.all().iter().for_each(|gate| gate.tidy());
+    }
+
+    fn all(&self) -> Vec<Arc<Gate>> {
         let gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        gates.iter().filter_map(Weak::upgrade).for_each(|gate| gate.forget(id));
+        gates.iter().filter_map(Weak::upgrade).collect()
     }
 }

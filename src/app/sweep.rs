@@ -6,18 +6,18 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
+use super::lasting::Gates;
 use crate::clock::{Clock, Time};
-use crate::server::Current;
 use crate::store::Records;
 
 /// Sweeps for as long as the proxy lives.
-pub(super) async fn sweep(records: Arc<dyn Records>, server: Current, clock: Clock, every: Duration) {
+pub(super) async fn sweep(records: Arc<dyn Records>, gates: Gates, clock: Clock, every: Duration) {
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut patience = Patience::new(clock.now());
     loop {
         ticks.tick().await;
-        server.now().gate.tidy();
+        gates.tidy();
         if !patience.trusts(clock.now(), every) {
             continue;
         }
