@@ -3,9 +3,9 @@
 //! hyper's connection-level client; a connection's task is spawned once, not per request.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::uri::{PathAndQuery, Scheme};
@@ -110,6 +110,9 @@ thread_local! {
     static IDLE: RefCell<HashMap<usize, Vec<Idle>>> = RefCell::default();
 }
 
+/// The pools there are.
+static LIVE: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+
 /// A connection whose answer is being read.
 pub struct Returns {
     pool: usize,
@@ -125,6 +128,14 @@ impl Returns {
         }
         let idle = Idle { sender: self.sender, since: self.clock.now() };
         IDLE.with_borrow_mut(|pools| {
+            if !pools.contains_key(&self.pool) {
+                // There is a new one, most likely because of a new configuration: those of the one before can go.
+                let live = live();
+                pools.retain(|id, _| live.contains(id));
+                if !live.contains(&self.pool) {
+                    return;
+                }
+            }
             let pool = pools.entry(self.pool).or_default();
             if pool.len() < MAX_IDLE {
                 pool.push(idle);
@@ -136,7 +147,9 @@ impl Returns {
 impl Pool {
     pub fn new(clock: Clock) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        Pool { id: NEXT.fetch_add(1, Ordering::Relaxed), dialer: Dialer::new(clock.clone()), clock }
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        live().insert(id);
+        Pool { id, dialer: Dialer::new(clock.clone()), clock }
     }
 
     /// Sends on an idle connection or a new one. RFC 9110 §9.2.2: a request is sent again only when it
@@ -201,6 +214,17 @@ impl Pool {
     fn returns(&self, sender: Sender) -> Returns {
         Returns { pool: self.id, clock: self.clock.clone(), sender }
     }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        live().remove(&self.id);
+    }
+}
+
+/// Asked for when a core meets a pool for the first time, not on the path of requests.
+fn live() -> MutexGuard<'static, BTreeSet<usize>> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn handshake<T>(io: T) -> Result<Sender, String>
