@@ -206,10 +206,11 @@ impl App {
         Ok(())
     }
 
-    /// No longer ready; after the delay stops accepting, finishes what is open for as long as configured, ends
-    /// streams cleanly, then cuts the rest. Blocks.
+    /// No longer ready, and keeps no connection for another request; after the delay stops accepting, finishes what is
+    /// open for as long as configured, ends streams cleanly, then cuts the rest. Blocks.
     pub fn stop(mut self) {
         self.lasting.readiness.leave();
+        further(&self.drain, Drain::Leaving);
         let (mut drain, delay) = (self.drain.subscribe(), self.delay);
         self.side.handle().block_on(async {
             tokio::select! {

@@ -8,7 +8,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
+use http::header::CONNECTION;
+use http::{HeaderValue, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -16,7 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::error::Elapsed;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, warn};
@@ -33,6 +34,8 @@ use crate::telemetry;
 pub enum Drain {
     /// Serving.
     No,
+    /// Still serving, and letting go of connections that clients keep: the next request is to go elsewhere.
+    Leaving,
     /// No new connections; open requests are finished.
     Begun,
     /// Event streams end, between two events.
@@ -100,7 +103,7 @@ pub async fn work(
     let mut newcomer = None;
     // Every connection holds the sender; when the last is gone the receiver ends.
     let (open, mut closed) = mpsc::channel::<()>(1);
-    while *drain.borrow() == Drain::No {
+    while *drain.borrow() < Drain::Begun {
         tokio::select! {
             accepted = listener.accept(), if newcomer.is_none() => match accepted {
                 Ok((stream, peer)) => match current.now().admit(peer) {
@@ -159,12 +162,7 @@ async fn serve(
     let server = current.now();
     // Fails only when the peer is gone already, which shows at the next read.
     let _ = stream.set_nodelay(true);
-    let (head_timeout, mut drained) = (server.bounds.head_timeout, drain.clone());
-    let drained = async move {
-        // What is on its way may still arrive; whoever says nothing holds up nobody's end.
-        let _ = drained.wait_for(|drain| *drain != Drain::No).await;
-        sleep(PARTING).await;
-    };
+    let (head_timeout, drained) = (server.bounds.head_timeout, begun(drain.clone()));
     let leave = async {
         tokio::select! {
             () = seat.told_to_leave() => {}
@@ -188,6 +186,12 @@ async fn serve(
             serve_opened(opened, peer, seat, current, drain).await;
         }
     }
+}
+
+/// Once the end has begun, and what was on its way has had the time to arrive: whoever says nothing holds up nobody.
+async fn begun(mut drain: watch::Receiver<Drain>) {
+    let _ = drain.wait_for(|drain| *drain >= Drain::Begun).await;
+    sleep(PARTING).await;
 }
 
 /// Serves a connection whose protocol is known by now, unless it ended before that.
@@ -227,8 +231,14 @@ async fn answered(
     mut drain: watch::Receiver<Drain>,
 ) -> Response<Answering<Body>> {
     let counted = server.telemetry.metrics.clone();
-    let response = server.answer(peer, request, &open).await;
+    let is_http1 = request.version() < Version::HTTP_2;
+    let mut response = server.answer(peer, request, &open).await;
     open.given();
+    if is_http1 && *drain.borrow() >= Drain::Leaving {
+        // A connection is let go with an answer. One that is idle may have a request on its way, so it is not closed
+        // before the end begins.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     response.map(|body| {
         let stream = body.is_events().then(|| counted.stream());
         let waits = body.is_events().then(|| -> Farewell {
@@ -265,7 +275,7 @@ where
     tokio::select! {
         outcome = connection.as_mut() => return outcome,
         () = seat.told_to_leave() => return Ok(()),
-        _ = drain.wait_for(|drain| *drain != Drain::No) => connection.as_mut().graceful_shutdown(),
+        _ = drain.wait_for(|drain| *drain >= Drain::Begun) => connection.as_mut().graceful_shutdown(),
     }
     connection.await
 }
@@ -281,9 +291,10 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let head_timeout = current.now().bounds.head_timeout;
-    let (seat, draining) = (&seat, drain.clone());
+    let (seat, draining, asked) = (&seat, drain.clone(), &Notify::new());
     let service = service_fn(move |request| {
         let (server, open, draining) = (current.now(), seat.watched_request(), draining.clone());
+        asked.notify_one();
         // Boxed here too: a stream whose answer is on its way, or waits for its client, is no larger than that.
         Box::pin(async move { Ok::<_, Infallible>(answered(server, peer, request, open, draining).await) })
     });
@@ -298,10 +309,19 @@ where
         .keep_alive_interval(Some(head_timeout))
         .keep_alive_timeout(head_timeout);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    // GOAWAY loses no request, so the end need not have begun. But hyper drops a connection that is only being opened:
+    // the first request is waited for, as long as others may keep us waiting for their first words.
+    let let_go = async move {
+        let _ = drain.wait_for(|drain| *drain >= Drain::Leaving).await;
+        tokio::select! {
+            () = asked.notified() => {}
+            () = begun(drain) => {}
+        }
+    };
     let told = tokio::select! {
         outcome = connection.as_mut() => return outcome,
         () = seat.told_to_leave() => true,
-        _ = drain.wait_for(|drain| *drain != Drain::No) => false,
+        () = let_go => false,
     };
     connection.as_mut().graceful_shutdown();
     match told {
