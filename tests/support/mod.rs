@@ -1,6 +1,7 @@
 //! What the integration tests share: a proxy in process, a GitHub, an MCP server, a browser.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
+pub mod balancer;
 pub mod browser;
 pub mod canary;
 pub mod documents;
@@ -17,6 +18,7 @@ pub mod tls;
 pub mod upstream;
 
 use std::future::{Future, poll_fn};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -52,6 +54,20 @@ pub fn eventually(holds: impl Fn() -> bool) -> impl Future<Output = ()> {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         panic!("it never holds: {asked}");
+    }
+}
+
+/// A loopback address for a server that is to come back to it: nobody has it, and the kernel gives it to no connection
+/// by itself, which it might do while that server is down.
+pub fn free_address() -> SocketAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id() * 37;
+    loop {
+        let number = (begin + NEXT.fetch_add(1, Ordering::Relaxed)) % 8_000;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 24_000 + number as u16));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Setup {
     /// Further top-level keys.
     pub extra: String,
     pub store: String,
+    /// Where the proxy listens.
+    pub listen: SocketAddr,
     /// Where the proxy finds GitHub when not at its own address.
     pub github: Option<Arc<Front>>,
     /// What the proxy calls the machine that GitHub is on.
@@ -72,6 +74,7 @@ impl Default for Setup {
             resources: RESOURCE,
             extra: String::new(),
             store: "memory:".to_owned(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             github: None,
             github_host: "127.0.0.1",
             client: None,
@@ -139,7 +142,7 @@ impl Proxy {
         (Proxy { address, app: None, clock, github, mcp, yaml }, program)
     }
 
-    /// The process was started again: it listens elsewhere.
+    /// Clients find it elsewhere from now on: the process was started again, or something was put in front.
     pub fn moved_to(&mut self, address: SocketAddr) {
         self.address = address;
     }
@@ -398,9 +401,10 @@ async fn surroundings(setup: &Setup) -> (GitHub, Mcp, String) {
     let resources = setup.resources.replace("MCP", &mcp.origin());
     let drain = if setup.extra.contains("drain:") { "" } else { "drain: 1s\n" };
     let yaml = format!(
-        "public_url: {PUBLIC}\nlisten: 127.0.0.1:0\nworkers: 1\n{drain}store: '{}'\nallow: {}\n\
+        "public_url: {PUBLIC}\nlisten: {}\nworkers: 1\n{drain}store: '{}'\nallow: {}\n\
          github: {{client_id: standin-client, client_secret: standin-secret, base_url: '{}', api_url: '{}'}}\n\
          resources: {resources}\n{}\n",
+        setup.listen,
         setup.store,
         setup.allow,
         setup.github.as_ref().map_or_else(|| named(github.base_url()), |front| front.origin()),

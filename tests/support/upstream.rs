@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
@@ -18,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::sleep;
 
 /// A body of either kind.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -123,7 +125,20 @@ async fn answer(
     let script = script.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let response = script(&request);
     heard.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+    if let Some(Late(wait)) = response.extensions().get() {
+        sleep(*wait).await;
+    }
     Ok(response)
+}
+
+/// How long an answer is thought about.
+#[derive(Clone)]
+struct Late(Duration);
+
+/// The same answer, so much later.
+pub fn late(wait: Duration, mut response: Response<Body>) -> Response<Body> {
+    response.extensions_mut().insert(Late(wait));
+    response
 }
 
 /// A harmless result.
