@@ -31,6 +31,13 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("limit", "crate::gate"),
     ("limit", "http::"),
     ("clock", "crate::"),
+    ("telemetry", "crate::server"),
+    ("telemetry", "crate::oauth"),
+    ("telemetry", "crate::gate"),
+    ("telemetry", "crate::github"),
+    ("telemetry", "crate::store"),
+    ("telemetry", "crate::upstream"),
+    ("store", "crate::telemetry"),
 ];
 
 #[test]
