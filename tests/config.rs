@@ -411,6 +411,28 @@ fn the_compose_example_is_taken_with_its_own_environment() {
     assert_eq!(config.listen.to_string(), "0.0.0.0:8000");
 }
 
+/// The example of two replicas, with its environment filled in.
+#[test]
+fn the_example_of_replicas_is_taken_once_it_is_filled_in() {
+    let lines = include_str!("../examples/replicas/.env.example").lines();
+    let mut set: BTreeMap<&str, String> =
+        lines.filter_map(|line| line.split_once('=')).map(|(name, value)| (name, value.to_owned())).collect();
+    set.insert("MCP_GITHUB_CLIENT_SECRET", "CANARY-filled-in".to_owned());
+    set.insert("MCP_KEY", "TeNPs6a3vH1Bw0b1sXzJ4m8rQ5yK2pL9dF6gH7jU8kI=".to_owned());
+    set.insert("POSTGRES_PASSWORD", "CANARY".to_owned());
+    let yaml = include_str!("../examples/replicas/proxy.yaml");
+    let config = Config::parse(yaml, &|name| set.get(name).cloned());
+    let config = config.unwrap_or_else(|problems| panic!("{problems:?}"));
+    assert!(config.store.is_shared());
+    assert_eq!(config.store.to_string(), "postgres://postgres:5432/mcp");
+    let balancer = include_str!("../examples/replicas/haproxy.cfg");
+    assert!(balancer.contains("GET /readyz") && balancer.contains("timeout http-keep-alive 25s"));
+    assert!(
+        config.limits.head_timeout > Duration::from_secs(25),
+        "kept open for longer than the balancer does"
+    );
+}
+
 /// The configuration on the README's first screen is what it says: eight lines, and all that is needed.
 #[test]
 fn the_configuration_of_the_readme_is_taken() {

@@ -41,6 +41,8 @@ pub struct Gate {
     resources: Vec<Gated>,
     limits: Arc<Limiters>,
     live: Live,
+    /// When trouble was last told of.
+    told: AtomicU64,
 }
 
 /// A resource and what its upstream is told about people.
@@ -114,7 +116,7 @@ impl Gate {
         resources: Vec<Gated>,
         limits: Arc<Limiters>,
     ) -> Self {
-        Gate { keys, clock, families, credentials, resources, limits, live: Live::default() }
+        Gate { keys, clock, families, credentials, resources, limits, live: Live::default(), told: AtomicU64::new(0) }
     }
 
     /// The resource with this number.
@@ -182,13 +184,22 @@ impl Gate {
             Err(Denial::Unavailable { cause, retry_after }) => {
                 match known.filter(|family| family.survives(now)) {
                     Some(family) => {
-                        warn!(cause, "serving a known family without the store");
+                        self.tell_of_trouble(&cause, now);
                         Ok(family)
                     }
                     None => Err(Denial::Unavailable { cause, retry_after }),
                 }
             }
             Err(denial) => Err(denial),
+        }
+    }
+
+    /// Once in a while: a warning per request would be one more trouble.
+    fn tell_of_trouble(&self, cause: &str, now: Time) {
+        let told = Time::from_millis(self.told.load(Ordering::Relaxed));
+        if now.age_of(told) >= BETWEEN_WARNINGS {
+            self.told.store(now.millis(), Ordering::Relaxed);
+            warn!(cause, "serving logins that were used in the last minute without the store or GitHub");
         }
     }
 
@@ -315,5 +326,6 @@ fn bearer(headers: &HeaderMap) -> Bearer<'_> {
 
 /// How soon a revocation elsewhere is obeyed.
 const FRESH_FOR: Duration = Duration::from_secs(1);
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(5);
 /// How long families we know are served while the store cannot be read; then the gate closes.
 const STORE_GRACE: Duration = Duration::from_secs(60);
