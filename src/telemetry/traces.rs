@@ -72,7 +72,8 @@ mod otlp {
 
     /// Something that takes time. Ends when it is dropped.
     pub struct Span {
-        span: SdkSpan,
+        // Boxed: most requests have none, and each has the room for it while it waits.
+        span: Box<SdkSpan>,
         tracer: Tracer,
         /// Whether the trace began here.
         is_first: bool,
@@ -117,7 +118,7 @@ mod otlp {
                 KeyValue::new("http.route", route.to_owned()),
             ]);
             let span = self.0.tracer.build_with_context(builder, &parent);
-            Span { span, tracer: self.clone(), is_first }
+            Span { span: Box::new(span), tracer: self.clone(), is_first }
         }
 
         /// Sends what is left. Blocks, for so long at most.
@@ -134,7 +135,7 @@ mod otlp {
             let tracer = &self.tracer.0.tracer;
             let builder = tracer.span_builder(name).with_kind(SpanKind::Client);
             let span = tracer.build_with_context(builder, &parent);
-            Span { span, tracer: self.tracer.clone(), is_first: self.is_first }
+            Span { span: Box::new(span), tracer: self.tracer.clone(), is_first: self.is_first }
         }
 
         /// Says what is to be known of it.
