@@ -12,10 +12,16 @@ use bytes::Bytes;
 use http::Method;
 use mcp_auth_proxy::app::{App, StartError};
 use mcp_auth_proxy::clock::{Clock, ManualClock, Time};
+use mcp_auth_proxy::protocol::family::{Family, Lifetimes, Stage};
+use mcp_auth_proxy::protocol::scope::ScopeSet;
+use mcp_auth_proxy::seal::{KeyRing, parse_key};
+use mcp_auth_proxy::store::families::{Families, Rotated};
+use mcp_auth_proxy::store::memory::Memory;
 use mcp_auth_proxy::store::steady::Steady;
-use mcp_auth_proxy::store::{Created, Record, Records, Replaced, Unfit};
+use mcp_auth_proxy::store::{Created, Page, Pending, Record, Records, Replaced, StoreError, Unfit};
 use support::all;
 use support::canary::is_nowhere;
+use support::github::{Endpoint, TokenKind};
 use support::http::{self as plain, Answer};
 use support::proxy::{Proxy, Setup, Tokens};
 use support::relay::{Relay, Weather};
@@ -189,6 +195,97 @@ async fn a_key_is_rotated_one_replica_after_the_other_and_nobody_notices() {
     }
 }
 
+// SE-10: a key that was taken back is new again when it returns.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_taken_back_writes_no_sooner_when_it_returns() {
+    for store in stores::over_a_network("a_key_that_was_taken_back_writes_no_sooner_when_it_returns").await {
+        let mut proxy = Proxy::with(store.setup()).await;
+        let other = proxy.replica();
+        let tokens = proxy.login().await;
+        let both = format!("keys: ['{OTHER_KEY}', '{KEY}']");
+        let with = |keys: String| move |yaml: &str| yaml.replace(&format!("keys: ['{KEY}']"), &keys);
+        // Refused for another reason, so that the key is told to nobody.
+        let wrong = with(format!("{both}\naudit: /nonexistent/audit"));
+        proxy.reload(wrong).await.expect_err("no such place");
+        assert!(
+            !store.dump().await.iter().any(|(key, _)| key.starts_with("using/") && !known_key(key)),
+            "told"
+        );
+        proxy.reload(with(both.clone())).await.expect("taken");
+        let used = || async {
+            store
+                .dump_at(proxy.clock.clock())
+                .await
+                .iter()
+                .filter(|(key, _)| key.starts_with("using/"))
+                .count()
+        };
+        recovers("the key is never told of", || async { used().await == 2 }).await;
+        let back = |yaml: &str| yaml.replace(&both, &format!("keys: ['{KEY}']"));
+        proxy.reload(back).await.expect("taken");
+        proxy.forward(Duration::from_secs(86_400));
+        proxy.reload(with(both.clone())).await.expect("taken");
+        let next = proxy.refresh(&tokens.client_id, &tokens.refresh).await.expect(200).json();
+        let next = Tokens::read(tokens.client_id.clone(), next);
+        proxy.ping(&next.access).await.expect(200);
+        proxy.ping_at(other.address(), &next.access).await.expect(200);
+        stop(other).await;
+    }
+}
+
+/// Of the key that every proxy here begins with.
+fn known_key(name: &str) -> bool {
+    let ring = KeyRing::new(&[parse_key(KEY).expect("a key")]).expect("a ring");
+    ring.names().iter().any(|own| name.ends_with(own.as_str()))
+}
+
+// SE-10: a gate that begins anew knows nobody: not while nobody can be asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_is_not_taken_while_the_store_is_away() {
+    for store in stores::over_a_network("a_configuration_is_not_taken_while_the_store_is_away").await {
+        let (relay, setup) = behind_a_relay(&store, Weather::Fair).await;
+        let mut proxy = Proxy::with(setup).await;
+        let tokens = proxy.login().await;
+        proxy.ping(&tokens.access).await.expect(200);
+        relay.set(Weather::Down);
+        let refused = proxy.reload(|yaml| yaml.replace("allow: anyone", "allow: {users: [octocat]}")).await;
+        assert!(refused.expect_err("refused").to_string().contains("store"));
+        proxy.forward(SECOND * 2);
+        proxy.ping(&tokens.access).await.expect(200);
+        relay.set(Weather::Fair);
+        recovers("it is never taken", async || proxy.get("/readyz").await.status == 200).await;
+    }
+}
+
+// A stream that came in before a change of configuration must not keep somebody in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_keeps_nobody_in_whom_a_new_configuration_shuts_out() {
+    let mut setup = Setup { allow: "{users: [octocat, bob]}", ..Setup::default() };
+    setup.tuning.stream_recheck = Duration::from_millis(50);
+    let mut proxy = Proxy::with(setup).await;
+    let tokens = proxy.login().await;
+    let (response, feed) = events();
+    let response = std::sync::Mutex::new(Some(response));
+    proxy.mcp.say(move |heard| match heard.method == Method::GET {
+        true => response.lock().expect("whole").take().expect("one stream"),
+        false => support::upstream::json(support::upstream::RESULT),
+    });
+    let request =
+        proxy.call("/mcp", &tokens.access).method(Method::GET).body(Bytes::new()).expect("a request");
+    let (_, mut stream) = plain::open(proxy.address(), request).await;
+    proxy.reload(|yaml| yaml.replace("octocat, bob", "bob")).await.expect("taken");
+    proxy.forward(Duration::from_secs(15 * 60 + 5));
+    let shut_out = async {
+        while proxy.ping(&tokens.access).await.status != 401 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            proxy.forward(SECOND);
+        }
+        while let Some(Ok(_)) = plain::next(&mut stream).await {}
+    };
+    timeout(SECOND * 20, shut_out).await.expect("within a quarter of an hour, and the stream with them");
+    drop(feed);
+}
+
 // === Trouble ===
 
 /// A proxy that reaches its store through a relay.
@@ -314,6 +411,140 @@ async fn a_write_whose_answer_was_lost_is_looked_up() {
     }
 }
 
+// ST-09: the library may ask twice where an answer was lost; the second time must not be somebody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_of_redis_that_runs_twice_says_the_same_twice() {
+    let Some(store) = stores::redis("a_script_of_redis_that_runs_twice_says_the_same_twice").await else {
+        return;
+    };
+    let clock = ManualClock::new(1);
+    let records = stores::shared(&store.url, clock.clock()).await;
+    let expires = clock.clock().now().after(SECOND * 60);
+    let record = |version| Record { bytes: b"x".to_vec(), version, owner: "ann".into(), expires };
+    for _ in 0..2 {
+        assert_eq!(records.create("twice", record(1)).await, Ok(Created::Created));
+    }
+    assert_eq!(records.create("twice", record(2)).await, Ok(Created::Exists));
+    for _ in 0..2 {
+        assert_eq!(records.replace("twice", 1, record(3)).await, Ok(Replaced::Replaced));
+    }
+    assert_eq!(records.replace("twice", 1, record(4)).await, Ok(Replaced::Changed));
+}
+
+/// A store whose answer to one replacement is lost, and the look after it too.
+struct Forgetful {
+    records: Arc<dyn Records>,
+    loses: AtomicU64,
+}
+
+impl Records for Forgetful {
+    fn read<'a>(&'a self, key: &'a str) -> Pending<'a, Option<Record>> {
+        self.records.read(key)
+    }
+    fn create<'a>(&'a self, key: &'a str, record: Record) -> Pending<'a, Created> {
+        self.records.create(key, record)
+    }
+    fn replace<'a>(&'a self, key: &'a str, seen: u64, record: Record) -> Pending<'a, Replaced> {
+        Box::pin(async move {
+            let outcome = self.records.replace(key, seen, record).await;
+            match self.loses.swap(0, Ordering::SeqCst) {
+                0 => outcome,
+                _ => Err(StoreError::unreachable("it said nothing")),
+            }
+        })
+    }
+    fn delete<'a>(&'a self, key: &'a str) -> Pending<'a, ()> {
+        self.records.delete(key)
+    }
+    fn owned_by<'a>(&'a self, owner: &'a str) -> Pending<'a, Vec<String>> {
+        self.records.owned_by(owner)
+    }
+    fn sweep(&self) -> Pending<'_, u64> {
+        self.records.sweep()
+    }
+    fn page<'a>(&'a self, after: Option<&'a str>) -> Pending<'a, Page> {
+        self.records.page(after)
+    }
+}
+
+// TK-14: a rotation that was done and could not be told is no reuse, however long the outage lasted.
+#[tokio::test]
+async fn a_rotation_whose_outcome_nobody_heard_is_no_reuse_later() {
+    let clock = ManualClock::new(1);
+    let store =
+        Arc::new(Forgetful { records: Arc::new(Memory::new(clock.clock())), loses: AtomicU64::new(0) });
+    let lifetimes = Lifetimes {
+        access: SECOND * 600,
+        refresh_idle: SECOND * 6_000,
+        refresh_max: SECOND * 60_000,
+        refresh_grace: SECOND * 60,
+    };
+    let families = Families::new(store.clone(), clock.clock(), lifetimes);
+    let family = Family {
+        person: 1,
+        credential: "credential/1/x".into(),
+        client_id: "c".into(),
+        client_name: "C".into(),
+        resource: "https://p.test/mcp".into(),
+        scopes: ScopeSet::parse("mcp"),
+        created: clock.clock().now(),
+        stage: Stage::Live { generation: 1, rotated: clock.clock().now() },
+    };
+    let id = families.create(&family).await.expect("created");
+    store.loses.store(1, Ordering::SeqCst);
+    families.rotate(&id, 1).await.expect_err("nobody knows");
+    clock.forward(SECOND * 300);
+    assert!(
+        matches!(families.rotate(&id, 1).await, Ok(Rotated::SameSuccessor(_))),
+        "the client was told to come again"
+    );
+    assert!(matches!(families.rotate(&id, 2).await, Ok(Rotated::Rotated(_))));
+    clock.forward(SECOND * 61);
+    assert_eq!(families.rotate(&id, 2).await, Ok(Rotated::Reused), "what was answered is reuse as ever");
+}
+
+// GH-12, GH-16: a process that has GitHub's new pair and cannot bring it to the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refresh_token_that_may_be_spent_is_not_shown_again() {
+    let test = "a_refresh_token_that_may_be_spent_is_not_shown_again";
+    let kind = TokenKind::GitHubApp { lifetime: 28_800, refresh_lifetime: 15_811_200 };
+    for store in stores::over_a_network(test).await {
+        {
+            let store = &store;
+            let (relay, setup) = behind_a_relay(store, Weather::Fair).await;
+            let via = setup.store.clone();
+            let proxy = Proxy::with(Setup { token_kind: kind, ..setup }).await;
+            let other = proxy.replica_with(|yaml| yaml.replace(&via, &store.url)).expect("it starts");
+            let there = other.address();
+            let first = proxy.login().await;
+            // Our tokens last as long as GitHub's: a new one of ours, near the end of theirs.
+            proxy.forward(SECOND * (7 * 3600 + 50 * 60));
+            let tokens = proxy.refresh(&first.client_id, &first.refresh).await.expect(200).json();
+            let tokens = Tokens::read(first.client_id.clone(), tokens);
+            proxy.forward(SECOND * (9 * 60 + 30));
+            proxy.github.world().clear_calls();
+            relay.set(Weather::DownAt(match store.name {
+                "postgres" => "UPDATE mcp_auth_proxy_records",
+                _ => "mcp-auth-proxy:owner:person/",
+            }));
+            is_retriable(&proxy.ping(&tokens.access).await);
+            assert_eq!(proxy.github.world().count(Endpoint::Refresh), 1);
+            // The claim has ended, and the other one does not try what may be spent.
+            proxy.forward(SECOND * 16);
+            is_retriable(&proxy.ping_at(there, &tokens.access).await);
+            assert_eq!(proxy.github.world().count(Endpoint::Refresh), 1);
+            relay.set(Weather::Fair);
+            recovers("the new pair never comes", || async {
+                proxy.ping_at(there, &tokens.access).await.status == 200
+            })
+            .await;
+            proxy.ping(&tokens.access).await.expect(200);
+            assert_eq!(proxy.github.world().count(Endpoint::Refresh), 1, "once, in all");
+            stop(other).await;
+        }
+    }
+}
+
 // ST-10: a fail-over to a copy that is behind, or a restored backup.
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_that_a_store_lost_end_no_login() {
@@ -354,9 +585,7 @@ async fn a_record_of_a_later_version_is_not_usable_and_not_deleted() {
         let (tokens, other) = (proxy.login().await, proxy.login().await);
         proxy.ping(&other.access).await.expect(200);
         let records = store.open(proxy.clock.clock()).await;
-        let keys = Arc::new(
-            mcp_auth_proxy::seal::KeyRing::new(&[mcp_auth_proxy::seal::parse_key(KEY).unwrap()]).unwrap(),
-        );
+        let keys = Arc::new(KeyRing::new(&[parse_key(KEY).unwrap()]).unwrap());
         let signed = mcp_auth_proxy::store::authentic::Authentic::new(records.clone(), keys);
         let mut changed = 0;
         for (key, _) in families(&*records).await {
@@ -389,7 +618,7 @@ async fn many_replicas_make_one_schema_and_know_a_later_one() {
     };
     let prepared =
         all((0..8).map(|_| async { stores::client(&store.url, Clock::system()).prepare().await })).await;
-    assert_eq!(prepared, vec![Ok(()); 8]);
+    assert_eq!(prepared, vec![Ok(Vec::new()); 8]);
     let proxy = Proxy::with(store.setup()).await;
     let tokens = proxy.login().await;
     // The next version is here already, and this one can live with it.
@@ -472,6 +701,15 @@ async fn a_postgres_that_restarts_turns_read_only_or_is_full_is_used_again_at_on
     let began = Instant::now();
     is_retriable(&proxy.refresh(&tokens.client_id, &tokens.refresh).await);
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    // What is given up is withdrawn: the server's connections are not used up by waiting for nobody.
+    for _ in 0..6 {
+        is_retriable(&proxy.refresh(&tokens.client_id, &tokens.refresh).await);
+        tokio::time::sleep(SECOND).await;
+    }
+    let count =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'active'";
+    let waiting: i64 = client.query_one(count, &[]).await.expect("counted").get(0);
+    assert!(waiting <= 4, "{waiting} questions still wait at the server");
     drop(client);
     let _ = driven.await;
     recovers("the lock is gone", || async {
@@ -615,7 +853,7 @@ async fn a_redis_that_loads_is_waited_for() {
 
 /// The rights that docs/stores.md asks for, and no others.
 const ACL: &str = "ACL SETUSER proxy reset on >from-tests ~mcp-auth-proxy:* +hset +hget +hmget +hsetnx +del +pexpire \
-                   +pexpireat +persist +time +zadd +zrange +zremrangebyscore +eval +evalsha +script|load +scan +info +ping";
+                   +pexpireat +persist +time +zadd +zrem +zrange +zremrangebyscore +eval +evalsha +script|load +scan +info +ping";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_with_few_rights_is_enough() {
@@ -704,11 +942,19 @@ async fn a_fail_over_of_sentinel_is_followed() {
     .await;
 }
 
+/// The URL of a store with two hosts.
+fn proxy_url(store: &Store, first: &str, second: &str) -> String {
+    let (before, rest) = store.url.split_once('@').expect("a user");
+    let (_, database) = rest.split_once('/').expect("a database");
+    format!("{before}@{first},{second}/{database}")
+}
+
 // ST-12: of several hosts the one that takes writes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fail_over_of_postgres_is_followed() {
     let Some(store) = stores::postgres("a_fail_over_of_postgres_is_followed").await else { return };
-    let (first, url) = Relay::before(&store.url, Weather::Fair).await;
+    let (first, first_url) = Relay::before(&store.url, Weather::Fair).await;
+    let url = first_url.clone();
     let (second, other) = Relay::before(&store.url, Weather::Down).await;
     let host =
         |url: &str| url.split('@').nth(1).expect("a host").split('/').next().expect("a host").to_owned();
@@ -718,10 +964,23 @@ async fn a_fail_over_of_postgres_is_followed() {
     first.set(Weather::Down);
     is_retriable(&proxy.refresh(&tokens.client_id, &tokens.refresh).await);
     second.set(Weather::Fair);
-    recovers("nothing is written", || async {
-        proxy.refresh(&tokens.client_id, &tokens.refresh).await.status == 200
-    })
-    .await;
+    let serves = || async {
+        let answer = proxy.refresh(&tokens.client_id, &tokens.refresh).await;
+        if answer.status != 200 {
+            is_retriable(&answer);
+        }
+        answer.status == 200
+    };
+    recovers("nothing is written", serves).await;
+    // Back again, and away without a word: a machine that lost its power.
+    first.set(Weather::Fair);
+    second.set(Weather::BlackHole);
+    recovers("the silent one is waited for", serves).await;
+    let silent = stores::client(
+        &format!("{}?connect_timeout=1", proxy_url(&store, &host(&other), &host(&first_url))),
+        Clock::system(),
+    );
+    silent.prepare().await.expect("a silent first host leaves time for the second");
 }
 
 // ST-10: what a fail-over loses, measured: `tests/backends/run cargo test --test shared -- --ignored lost_writes

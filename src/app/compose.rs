@@ -37,6 +37,10 @@ pub(super) fn compose(
     let records: Arc<dyn Records> = Arc::new(Authentic::new(lasting.records.clone(), keys.clone()));
     let families = Families::new(records.clone(), clock.clone(), config.lifetimes);
     let people = People::new(records.clone(), clock.clone(), config.lifetimes.refresh_max);
+    // First what may fail, last what changes something: a configuration that is refused leaves everything as it was.
+    let limits = lasting.limiters(&config.limits.rates);
+    let upstreams = upstreams(&config, clock, tuning, keys)?;
+    let documents = documents(&config, clock, &limits)?;
     let telemetry = lasting.telemetry(&config)?;
     let github = Arc::new(github(&config, clock, tuning, &telemetry)?);
     let admission = Arc::new(Admission::new(allow_list(&config.allow), github.clone(), people.clone()));
@@ -46,7 +50,6 @@ pub(super) fn compose(
     let credentials = Credentials::new(github.clone(), kept, keys.clone(), clock.clone(), judging, flights);
     let gated =
         config.resources.iter().map(|r| Gated { resource: r.resource.clone(), inject: r.inject.clone() });
-    let limits = Arc::new(Limiters::new(&config.limits.rates, clock));
     let gate = Gate::new(
         keys.clone(),
         clock.clone(),
@@ -56,12 +59,10 @@ pub(super) fn compose(
         limits.clone(),
     );
     let gate = Arc::new(gate);
+    let (tls, strict_transport) = (lasting.shown(&config, tuning)?, secure::is_strict(&config));
     let gates = lasting.gates.clone();
     gates.join(&gate);
     families.when_ended(move |id| gates.forget(id));
-    let upstreams = upstreams(&config, clock, tuning, keys)?;
-    let (tls, strict_transport) = (lasting.shown(&config, tuning)?, secure::is_strict(&config));
-    let documents = documents(&config, clock, &limits)?;
     let parts = oauth::Parts {
         keys: keys.clone(),
         clock: clock.clone(),
@@ -73,6 +74,7 @@ pub(super) fn compose(
         documents,
         limits: limits.clone(),
         telemetry: telemetry.clone(),
+        spent: lasting.spent.clone(),
     };
     let front = front(&config);
     let origins = Origins::new(&config.issuer, config.allowed_origins.clone());

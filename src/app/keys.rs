@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::StartError;
 use super::side::done_on;
@@ -42,7 +42,7 @@ pub(super) fn key_ring(config: &Config, clock: &Clock) -> Result<KeyRing, StartE
     Ok(ring)
 }
 
-/// Refuses keys that are strangers to the store: under them every login in it would be dead. Blocks.
+/// Refuses keys that are strangers to the store: under them every login in it would be dead. Changes nothing. Blocks.
 pub(super) fn recognise(
     records: &Arc<dyn Records>,
     keys: &Arc<KeyRing>,
@@ -51,7 +51,7 @@ pub(super) fn recognise(
     side: &Handle,
 ) -> Result<(), StartError> {
     let (records, keys, store, clock) = (records.clone(), keys.clone(), store.clone(), clock.clone());
-    let answer = done_on(side, async move { introduce(&*records, &keys, &store, &clock).await });
+    let answer = done_on(side, async move { are_known(&*records, &keys, &store, &clock).await });
     let answer = answer.unwrap_or_else(|| Err(StoreError::new("the look at its keys was interrupted")));
     match answer {
         Ok(true) => Ok(()),
@@ -60,100 +60,127 @@ pub(super) fn recognise(
     }
 }
 
-/// Whether the store knows one of these keys, or none at all. From now on it knows those that write, and of a shared
-/// store those that will. It keeps the name of each, which tells nothing about the key, and since when it knows it.
-pub(super) async fn introduce<R: Records + ?Sized>(
+/// Whether the store knows one of these keys, or none at all; in a shared store, lets the right one write.
+pub(super) async fn are_known<R: Records + ?Sized>(
     records: &R,
     keys: &KeyRing,
     store: &StoreConfig,
     clock: &Clock,
 ) -> Result<bool, StoreError> {
-    let known = records.owned_by(OWNER).await?;
-    let own = names(keys);
-    if !known.is_empty() && !own.iter().any(|own| known.contains(own)) {
-        return Ok(false);
-    }
-    let shown = if store.is_shared() { own.as_slice() } else { &own[..1] };
-    for new in shown.iter().filter(|own| !known.contains(own)) {
-        // Where there was no key at all, nothing was written that others could not read.
-        let since = if known.is_empty() { Vec::new() } else { clock.now().millis().to_string().into_bytes() };
-        let version = u64::from_be_bytes(clock.random());
-        let record = Record { bytes: since, version, owner: OWNER.to_owned(), expires: Time::NEVER };
-        // Another process may have been first.
-        records.create(new, record).await?;
-    }
-    if store.is_shared() {
+    let (known, own) = (records.owned_by(OWNER).await?, keys.names());
+    // Where there was no key at all, nothing was written that others could not read.
+    if store.is_shared() && !known.is_empty() {
         keys.write_with(writing(&since(records, &own).await?, clock.now()));
     }
-    Ok(true)
+    Ok(known.is_empty() || own.iter().any(|own| known.contains(&format!("{OWNER}/{own}"))))
 }
 
-/// What the store keeps the name of each key under.
-pub(super) fn names(keys: &KeyRing) -> Vec<String> {
-    keys.names().iter().map(|name| format!("{OWNER}/{name}")).collect()
+/// Tells the store of the keys: which have written to it, for good, and in a shared one which are in use since when,
+/// for as long as somebody says so again. A name tells nothing about its key. Only what serves may tell.
+pub(super) async fn announce<R: Records + ?Sized>(
+    records: &R,
+    keys: &KeyRing,
+    store: &StoreConfig,
+    clock: &Clock,
+) -> Result<(), StoreError> {
+    let (own, is_empty) = (keys.names(), records.owned_by(OWNER).await?.is_empty());
+    let shown = if store.is_shared() { own.as_slice() } else { &own[..1] };
+    let record = |bytes: Vec<u8>, owner: &str, expires| Record {
+        bytes,
+        version: u64::from_be_bytes(clock.random()),
+        owner: owner.to_owned(),
+        expires,
+    };
+    for name in shown {
+        // Another process may be first.
+        records.create(&format!("{OWNER}/{name}"), record(Vec::new(), OWNER, Time::NEVER)).await?;
+        if !store.is_shared() {
+            continue;
+        }
+        let (place, now) = (format!("{USERS}/{name}"), clock.now());
+        let since = if is_empty { 0 } else { now.millis() };
+        let new = record(since.to_string().into_bytes(), USERS, now.after(IN_USE));
+        match records.read(&place).await? {
+            None => _ = records.create(&place, new).await?,
+            Some(known) if known.expires.since(now) < IN_USE / 2 => {
+                let renewed = Record { bytes: known.bytes, ..new };
+                records.replace(&place, known.version, renewed).await?;
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
-/// Since when the store knows each of these keys.
-async fn since<R: Records + ?Sized>(records: &R, names: &[String]) -> Result<Vec<Time>, StoreError> {
+/// Since when each of these keys has been in use without a break; `None` for one that is new.
+async fn since<R: Records + ?Sized>(records: &R, names: &[String]) -> Result<Vec<Option<Time>>, StoreError> {
     let mut since = Vec::new();
     for name in names {
-        let record = records.read(name).await?;
+        let record = records.read(&format!("{USERS}/{name}")).await?;
         let text = record.map(|record| String::from_utf8_lossy(&record.bytes).into_owned());
-        let millis = text.and_then(|text| text.parse().ok()).unwrap_or(0);
-        since.push(Time::from_millis(millis));
+        since.push(text.and_then(|text| text.parse().ok()).map(Time::from_millis));
     }
     Ok(since)
 }
 
 /// The first key that is no longer new; when all are, the last, which is the oldest.
-fn writing(since: &[Time], now: Time) -> usize {
-    let is_settled = |since: &Time| now >= since.after(SETTLING);
+fn writing(since: &[Option<Time>], now: Time) -> usize {
+    let is_settled = |since: &Option<Time>| since.is_some_and(|since| now >= since.after(SETTLING));
     since.iter().position(is_settled).unwrap_or(since.len() - 1)
 }
 
-/// Lets a new key write once its time has come, and tells of keys that others have and we do not. Ends when these are
-/// not the keys any more, which streams may hold for longer.
+/// Tells the store of the keys for as long as these are the keys (streams may hold them for longer), lets a new one
+/// write once its time has come, and tells of keys that others have and we do not.
 pub(super) async fn follow(
     records: Arc<dyn Records>,
     (ring, in_use): (Arc<KeyRing>, Weak<()>),
+    store: StoreConfig,
     clock: Clock,
     look: Duration,
 ) {
     let mut told: Vec<String> = Vec::new();
     let mut writes = None;
     while in_use.strong_count() > 0 {
-        let own = names(&ring);
-        if let (Ok(since), Ok(known)) = (since(&*records, &own).await, records.owned_by(OWNER).await) {
-            let now = clock.now();
-            let number = writing(&since, now);
-            ring.write_with(number);
-            if writes.replace(number).is_some_and(|before| before != number) {
-                info!(key = number, "a new key writes from now on");
+        match announce(&*records, &ring, &store, &clock).await {
+            // Where nobody shares the store, nobody has to learn a key before it writes.
+            Ok(()) if !store.is_shared() => return,
+            Ok(()) => {
+                look_around(&*records, &ring, &clock, &mut writes, &mut told).await;
             }
-            let strange: Vec<String> = known.into_iter().filter(|name| !own.contains(name)).collect();
-            for name in strange.iter().filter(|name| !told.contains(name)) {
-                if self::since(&*records, std::slice::from_ref(name))
-                    .await
-                    .is_ok_and(|since| !is_old(&since, now))
-                {
-                    warn!(
-                        "another replica was given a new key that this one does not have; it begins to write soon, and \
-                           what it makes will be refused here"
-                    );
-                }
-            }
-            told = strange;
+            Err(error) => debug!(%error, "the store could not be told of the keys"),
         }
         sleep(look * LOOKS).await;
     }
 }
 
-/// Whether the time of settling is over, so that it was a key which has been dropped here.
-fn is_old(since: &[Time], now: Time) -> bool {
-    since.iter().all(|since| now >= since.after(SETTLING))
+async fn look_around(
+    records: &dyn Records,
+    ring: &KeyRing,
+    clock: &Clock,
+    writes: &mut Option<usize>,
+    told: &mut Vec<String>,
+) {
+    let own = ring.names();
+    let (Ok(since), Ok(used)) = (since(records, &own).await, records.owned_by(USERS).await) else { return };
+    let number = writing(&since, clock.now());
+    ring.write_with(number);
+    if writes.replace(number).is_some_and(|before| before != number) {
+        info!(key = number, "a new key writes from now on");
+    }
+    let is_own = |place: &String| own.iter().any(|own| *place == format!("{USERS}/{own}"));
+    let strange: Vec<String> = used.into_iter().filter(|place| !is_own(place)).collect();
+    if strange.iter().any(|place| !told.contains(place)) {
+        warn!("another replica uses a key that this one does not have: what is made with it is refused here");
+    }
+    *told = strange;
 }
 
+/// What the store keeps the names of keys under that have written to it.
 pub(super) const OWNER: &str = "keys";
+/// And of those that are in use.
+pub(super) const USERS: &str = "using";
+/// How long a key counts as in use that nobody speaks of any more.
+const IN_USE: Duration = Duration::from_secs(3_600);
 /// From the first replica that has a key to the first value made with it: longer than restarting all of them takes.
 const SETTLING: Duration = Duration::from_secs(600);
 /// Between two looks at the keys of a store.
@@ -169,7 +196,8 @@ mod tests {
     #[test]
     fn a_new_key_writes_when_all_replicas_had_the_time_to_learn_it() {
         let start = Time::from_seconds(1_800_000_000);
-        let (old, new) = (Time::from_millis(0), start);
+        let (old, new) = (Some(Time::from_millis(0)), Some(start));
+        assert_eq!(writing(&[None, old], start), 1, "one that nobody uses yet, or any more");
         assert_eq!(writing(&[new, old], start), 1);
         assert_eq!(writing(&[new, old], start.after(SETTLING - Duration::from_millis(1))), 1);
         assert_eq!(writing(&[new, old], start.after(SETTLING)), 0);

@@ -11,6 +11,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::github::credential::Flights;
+use crate::limit::{Limiters, Rates};
+use crate::oauth::{self, Spent};
 use crate::protocol::token::FamilyId;
 use crate::server::{Readiness, Tallies};
 use crate::store::Records;
@@ -30,6 +32,9 @@ pub(super) struct Lasting {
     pub flights: Arc<Flights>,
     pub gates: Gates,
     pub tallies: Tallies,
+    /// Logins that are over.
+    pub spent: Spent,
+    limiters: Mutex<Option<(Rates, Arc<Limiters>)>>,
     pub readiness: Arc<Readiness>,
     pub metrics: Arc<Metrics>,
     tracer: Mutex<Option<(traces::Settings, Tracer)>>,
@@ -56,11 +61,24 @@ impl Lasting {
             flights: Arc::default(),
             gates: Gates::default(),
             tallies: bounds::tallies(config),
+            spent: oauth::spent(),
+            limiters: Mutex::default(),
             readiness: Arc::default(),
             metrics,
             tracer: Mutex::default(),
             shown: Mutex::default(),
         }
+    }
+
+    /// What was counted so far goes on while the rates are the same.
+    pub(super) fn limiters(&self, rates: &Rates) -> Arc<Limiters> {
+        let mut known = self.limiters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((before, limiters)) = &*known
+            && before == rates
+        {
+            return limiters.clone();
+        }
+        known.insert((*rates, Arc::new(Limiters::new(rates, &self.clock)))).1.clone()
     }
 
     /// What operators are told, as configured. The trail is opened anew, so that it can be rotated; spans that wait
@@ -131,6 +149,7 @@ impl Gates {
     pub(super) fn join(&self, gate: &Arc<Gate>) {
         let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         gates.retain(|gate| gate.strong_count() > 0);
+        gates.iter().filter_map(Weak::upgrade).for_each(|before| before.hand_over(gate.clone()));
         gates.push(Arc::downgrade(gate));
     }
 

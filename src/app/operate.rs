@@ -29,7 +29,7 @@ use crate::store::authentic::Authentic;
 use crate::store::families::Families;
 use crate::store::people::{CredentialRecord, People};
 use crate::store::sqlite::Sqlite;
-use crate::store::{Page, PrepareError, Record, Records, StoreError};
+use crate::store::{Page, PrepareError, Record, Records, Shared, StoreError};
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit::{Audit, Destination, Event};
 use crate::tls::Authorities;
@@ -41,7 +41,7 @@ pub struct Operator {
     families: Families,
     people: People,
     credentials: Credentials,
-    telemetry: Telemetry,
+    trail: Option<Destination>,
 }
 
 /// Why it could not be done.
@@ -80,6 +80,16 @@ pub struct Chosen {
     pub before: Option<Time>,
 }
 
+/// What a revocation came to.
+#[derive(Debug)]
+pub struct Revoked {
+    pub grants: usize,
+    /// People whose tokens GitHub did not delete.
+    pub left_at_github: usize,
+    /// What kept it from going on.
+    pub trouble: Option<StoreError>,
+}
+
 impl Operator {
     /// Opens the store of a configuration. Blocks, as everything here.
     pub fn open(config: Config, clock: Clock) -> Result<Self, OperateError> {
@@ -92,13 +102,7 @@ impl Operator {
         let records: Arc<dyn Records> = Arc::new(Authentic::new(raw, ring.clone()));
         let families = Families::new(records.clone(), clock.clone(), config.lifetimes);
         let people = People::new(records, clock.clone(), config.lifetimes.refresh_max);
-        // A table on standard output is no place for a trail.
-        let file = config.audit.clone().filter(|destination| *destination != Destination::Stdout);
-        let audit = file.map(|destination| {
-            let opened = Audit::open(destination.clone());
-            opened.map(Arc::new).map_err(|source| StartError::Audit { destination, source })
-        });
-        let telemetry = Telemetry::new(Arc::default(), audit.transpose()?, None, clock.clone());
+        let telemetry = Telemetry::silent(clock.clone());
         let tuning = super::Tuning::default();
         let github = compose::github(&config, &clock, &tuning, &telemetry).map_err(StartError::Http)?;
         let github = Arc::new(github);
@@ -106,24 +110,16 @@ impl Operator {
             Arc::new(Admission::new(compose::allow_list(&config.allow), github.clone(), people.clone()));
         let (kept, judging) = ((people.clone(), families.clone()), (admission, side.handle().clone()));
         let credentials = Credentials::new(github, kept, ring, clock.clone(), judging, Arc::default());
-        Ok(Operator { side, clock, families, people, credentials, telemetry })
+        // A table on standard output is no place for a trail.
+        let trail = config.audit.filter(|destination| *destination != Destination::Stdout);
+        Ok(Operator { side, clock, families, people, credentials, trail })
     }
 
     /// Everybody whose credential is kept, by login.
     pub fn people(&self) -> Result<Vec<Person>, OperateError> {
         let mut people: BTreeMap<u64, Person> = BTreeMap::new();
-        for CredentialRecord { person: id, login, checked, .. } in self.credential_records()? {
-            let known = people.entry(id).or_insert_with(|| Person {
-                id,
-                login: login.clone(),
-                grants: 0,
-                last_active: None,
-                checked,
-            });
-            // A person with several credentials: the one that was looked at last knows the login of today.
-            if checked >= known.checked {
-                (known.login, known.checked) = (login, checked);
-            }
+        for (id, (login, checked)) in self.logins()? {
+            people.insert(id, Person { id, login, grants: 0, last_active: None, checked });
         }
         self.each_family(|_, family| {
             if let (Some(person), Stage::Live { rotated, .. }) =
@@ -140,8 +136,7 @@ impl Operator {
 
     /// The chosen grants, oldest first. One that is named and not there is a mistake.
     pub fn grants(&self, chosen: &Chosen) -> Result<Vec<Grant>, OperateError> {
-        let logins: HashMap<u64, String> =
-            self.credential_records()?.into_iter().map(|record| (record.person, record.login)).collect();
+        let logins = self.logins()?;
         let person = chosen.person.as_deref().map(|person| whose(person, &logins)).transpose()?;
         let mut found = Vec::new();
         let lifetimes = *self.families.lifetimes();
@@ -156,7 +151,7 @@ impl Operator {
                 found.push(Grant {
                     grant: id.short(),
                     person: family.person,
-                    login: logins.get(&family.person).cloned(),
+                    login: logins.get(&family.person).map(|(login, _)| login.clone()),
                     client: family.client_name.clone(),
                     client_id: family.client_id.clone(),
                     resource: family.resource.clone(),
@@ -181,34 +176,57 @@ impl Operator {
         Ok(found)
     }
 
-    /// Ends these grants, and GitHub's tokens of people who have none left.
-    pub fn revoke(&self, grants: &[Grant]) -> Result<(), OperateError> {
+    /// Ends these grants, and GitHub's tokens of people who have none left. What was done stays done, whatever comes
+    /// in between.
+    pub fn revoke(&self, grants: &[Grant]) -> Result<Revoked, OperateError> {
+        let trail = self.trail()?;
+        let mut revoked = Revoked { grants: 0, left_at_github: 0, trouble: None };
         self.side.block_on(async {
             for grant in grants {
-                self.families.revoke(&grant.id).await?;
-                let event = Event::of("revoke", &grant.id, &grant.family);
-                self.telemetry.audit(&event.with("operator"));
+                if let Err(error) = self.families.revoke(&grant.id).await {
+                    revoked.trouble = Some(error);
+                    break;
+                }
+                trail.audit(&Event::of("revoke", &grant.id, &grant.family).with("operator"));
+                revoked.grants += 1;
             }
-            let mut seen = HashSet::new();
-            for Grant { family, .. } in grants.iter().filter(|grant| seen.insert(&grant.family.credential)) {
-                if let Some(telling) = self.credentials.discard_if_unused(family).await? {
-                    // What GitHub did not take is in the log; the login is over all the same.
-                    let _ = telling.await;
+            let (done, mut seen) = (&grants[..revoked.grants], HashSet::new());
+            for Grant { family, .. } in done.iter().filter(|grant| seen.insert(&grant.family.credential)) {
+                match self.credentials.discard_if_unused(family).await {
+                    Ok(None) => {}
+                    Ok(Some(telling)) => {
+                        revoked.left_at_github += usize::from(!telling.await.unwrap_or(false))
+                    }
+                    Err(error) => revoked.trouble = Some(error),
                 }
             }
-            Ok(())
-        })
+        });
+        Ok(revoked)
     }
 
-    fn credential_records(&self) -> Result<Vec<CredentialRecord>, StoreError> {
+    fn trail(&self) -> Result<Telemetry, OperateError> {
+        let opened = self.trail.clone().map(|destination| {
+            let opened = Audit::open(destination.clone());
+            opened.map(Arc::new).map_err(|source| StartError::Audit { destination, source })
+        });
+        Ok(Telemetry::new(Arc::default(), opened.transpose()?, None, self.clock.clone()))
+    }
+
+    /// Everybody's login, of when GitHub was last asked: a person with several credentials has several records.
+    fn logins(&self) -> Result<HashMap<u64, (String, Time)>, StoreError> {
         self.side.block_on(async {
-            let (mut found, mut after) = (Vec::new(), None);
+            let (mut logins, mut after) = (HashMap::<u64, (String, Time)>::new(), None);
             loop {
                 let (records, next) = self.people.page(after.as_deref()).await?;
-                found.extend(records);
+                for CredentialRecord { person, login, checked, .. } in records {
+                    let known = logins.entry(person).or_insert_with(|| (login.clone(), checked));
+                    if checked >= known.1 {
+                        *known = (login, checked);
+                    }
+                }
                 match next {
                     Some(next) => after = Some(next),
-                    None => return Ok(found),
+                    None => return Ok(logins),
                 }
             }
         })
@@ -233,13 +251,27 @@ impl Operator {
     }
 }
 
-/// A person by login or id.
-fn whose(person: &str, logins: &HashMap<u64, String>) -> Result<u64, OperateError> {
-    let named = logins.iter().find(|(_, login)| login.eq_ignore_ascii_case(person)).map(|(id, _)| *id);
-    let numbered = || person.parse().ok();
-    named.or_else(numbered).ok_or_else(|| {
-        OperateError::Refused(format!("nobody called {person} has logged in; `people list` shows who has"))
-    })
+/// A person by login or id. A login can be two people's: GitHub frees it when its owner is renamed, and a login may be
+/// a number.
+fn whose(person: &str, logins: &HashMap<u64, (String, Time)>) -> Result<u64, OperateError> {
+    if let Some(id) = person.strip_prefix("id:").and_then(|id| id.parse().ok()) {
+        return Ok(id);
+    }
+    let is_meant = |(id, (login, _)): &(&u64, &(String, Time))| {
+        login.eq_ignore_ascii_case(person) || id.to_string() == person
+    };
+    let mut meant: Vec<u64> = logins.iter().filter(is_meant).map(|(id, _)| *id).collect();
+    meant.sort_unstable();
+    match meant.as_slice() {
+        [] => Err(OperateError::Refused(format!(
+            "nobody called {person} has logged in; `people list` shows who has"
+        ))),
+        [one] => Ok(*one),
+        several => {
+            let named: Vec<String> = several.iter().map(|id| format!("id:{id}")).collect();
+            Err(OperateError::Refused(format!("{person} may mean {}; say which", named.join(" or "))))
+        }
+    }
 }
 
 /// The store of a configuration, which must be there, and its keys.
@@ -261,18 +293,11 @@ fn reach(
         _ => {}
     }
     let ring = Arc::new(keys::key_ring(config, clock)?);
-    Ok((opened(&config.store, config, clock, side)?, ring))
+    let place = place(&config.store, &config.authorities, config.store_connections, clock, side)?;
+    Ok((place, ring))
 }
 
-fn opened(
-    store: &StoreConfig,
-    config: &Config,
-    clock: &Clock,
-    side: &Side,
-) -> Result<Arc<dyn Records>, OperateError> {
-    place(store, &config.authorities, config.store_connections, clock, side)
-}
-
+/// A store to look into: nothing is made in it.
 fn place(
     store: &StoreConfig,
     authorities: &Authorities,
@@ -283,16 +308,23 @@ fn place(
     if let StoreConfig::Sqlite(path) = store {
         return Ok(Arc::new(Sqlite::open(path, clock.clone()).map_err(StartError::Store)?));
     }
+    Ok(shared(store, authorities, connections, clock, side)?)
+}
+
+fn shared(
+    store: &StoreConfig,
+    authorities: &Authorities,
+    connections: usize,
+    clock: &Clock,
+    side: &Side,
+) -> Result<Arc<dyn Shared>, OperateError> {
     let shared = stores::client_of(store, authorities, connections, clock, side.handle())?;
-    let shared =
-        shared.ok_or_else(|| OperateError::Refused("memory: is no store that can be opened".to_owned()))?;
-    side.block_on(shared.prepare())?;
-    Ok(shared)
+    shared.ok_or_else(|| OperateError::Refused("memory: is no store that can be opened".to_owned()))
 }
 
 async fn is_known(records: &dyn Records, keys: &KeyRing) -> Result<bool, StoreError> {
     let known = records.owned_by(keys::OWNER).await?;
-    Ok(known.is_empty() || keys::names(keys).iter().any(|own| known.contains(own)))
+    Ok(known.is_empty() || keys.names().iter().any(|own| known.contains(&format!("{}/{own}", keys::OWNER))))
 }
 
 fn each(

@@ -6,8 +6,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::lasting::Lasting;
+use super::side::done_on;
 use super::{StartError, keys};
 use crate::config::{Config, Problem, StoreConfig};
+use crate::protocol::issuer::Issuer;
 use crate::seal::KeyRing;
 
 /// Why everything stays as it was.
@@ -48,6 +50,7 @@ pub(super) struct Fixed {
     write_timeout: Duration,
     drain: (Duration, Duration),
     metrics: Option<SocketAddr>,
+    issuer: Issuer,
     keys: Arc<KeyRing>,
     /// Lasts as long as these are the keys.
     in_use: Arc<()>,
@@ -63,6 +66,7 @@ impl Fixed {
             write_timeout: config.limits.write_timeout,
             drain: (config.drain_delay, config.drain),
             metrics: config.metrics,
+            issuer: config.issuer.clone(),
             keys,
             in_use: Arc::default(),
         }
@@ -83,6 +87,7 @@ impl Fixed {
             ("store_connections", self.store.1 == next.store.1),
             ("limits.connections", self.connections == next.connections),
             ("limits.write_timeout", self.write_timeout == next.write_timeout),
+            ("public_url", self.issuer.as_str() == next.issuer.as_str()),
             ("metrics", self.metrics == next.metrics),
             ("drain_delay", self.drain.0 == next.drain.0),
             ("drain", self.drain.1 == next.drain.1),
@@ -99,6 +104,12 @@ impl Fixed {
     /// The keys of another configuration, or the ones there are when those are the same. Blocks.
     pub(super) fn keys(&self, config: &Config, lasting: &Lasting) -> Result<Arc<KeyRing>, ReloadError> {
         let next = keys::key_ring(config, &lasting.clock)?;
+        // A new gate knows nobody yet, and while the store is away it would learn of nobody.
+        let records = lasting.records.clone();
+        let asked = done_on(&lasting.side, async move { records.owned_by(keys::OWNER).await });
+        if let Some(Err(error)) = asked {
+            return Err(StartError::StoreClient(error).into());
+        }
         // Without configured keys there is the one that was generated, here or before.
         if next.names() == self.keys.names() || config.keys.is_empty() {
             return Ok(self.keys.clone());
@@ -114,10 +125,7 @@ impl Fixed {
             return;
         }
         (self.keys, self.in_use) = (keys, Arc::default());
-        // Where nobody shares the store, nobody has to learn a key before it writes.
-        if self.store.0.is_shared() {
-            let (records, clock) = (lasting.records.clone(), lasting.clock.clone());
-            lasting.side.spawn(keys::follow(records, self.followed(), clock, look));
-        }
+        let (records, clock) = (lasting.records.clone(), lasting.clock.clone());
+        lasting.side.spawn(keys::follow(records, self.followed(), self.store.0.clone(), clock, look));
     }
 }

@@ -104,11 +104,11 @@ enum Obstacle {
 impl Awaited {
     async fn attempt(&self, keys: &KeyRing, store: &StoreConfig, clock: &Clock) -> Result<(), Obstacle> {
         match self.shared.prepare().await {
-            Ok(()) => {}
+            Ok(concerns) => concerns.iter().for_each(|concern| warn!("{concern}")),
             Err(PrepareError::Unfit(unfit)) => return Err(Obstacle::Final(unfit.into())),
             Err(PrepareError::Trouble(error)) => return Err(Obstacle::Trouble(error)),
         }
-        match keys::introduce(&*self.shared, keys, store, clock).await {
+        match keys::are_known(&*self.shared, keys, store, clock).await {
             Ok(true) => {
                 self.opening.open();
                 Ok(())
@@ -142,9 +142,7 @@ impl Store {
             info!(store = %self.config, "the store can be used; ready now");
         }
         readiness.enter();
-        if self.config.is_shared() {
-            keys::follow(self.records, (keys, in_use), clock, look).await;
-        }
+        keys::follow(self.records, (keys, in_use), self.config, clock, look).await;
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::table::{self, Row, say};
 use super::{EXIT_USAGE, File, fail, refuse};
-use crate::app::operate::{self, Chosen, Copied, Grant, Health, OperateError, Operator, Person};
+use crate::app::operate::{self, Chosen, Copied, Grant, Health, OperateError, Operator, Person, Revoked};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::config::raw::duration;
@@ -55,7 +55,7 @@ pub(super) enum Grants {
 
 #[derive(Args)]
 pub(super) struct Of {
-    /// Of this person: a GitHub login, or the numeric id
+    /// Of this person: a GitHub login, or the numeric id (id:583231 when a login is a number)
     #[arg(long, value_name = "LOGIN")]
     person: Option<String>,
     /// Of this client: its name or its id
@@ -155,9 +155,17 @@ fn revoke(operator: &Operator, chosen: &Chosen, dry_run: bool) -> Result<(), Ope
         say(&format!("{number} grant{plural} would be revoked\n"));
         return Ok(());
     }
-    operator.revoke(&grants)?;
-    say(&format!("{number} grant{plural} revoked\n"));
-    Ok(())
+    let Revoked { grants, left_at_github, trouble } = operator.revoke(&grants)?;
+    say(&format!("{grants} grant{} revoked\n", if grants == 1 { "" } else { "s" }));
+    if let Some(error) = trouble {
+        return Err(OperateError::Refused(format!("not all of {number}: {error}; the rest is as it was")));
+    }
+    match left_at_github {
+        0 => Ok(()),
+        people => Err(OperateError::Refused(format!(
+            "GitHub did not delete the tokens of {people} of these people; delete them there, or let them end there"
+        ))),
+    }
 }
 
 impl Keys {
@@ -282,7 +290,7 @@ fn shown(health: &Health, as_json: bool) -> String {
             "Unreadable       {number}: written under keys that are not configured, or changed by others"
         ),
     });
-    lines.extend(health.problems.iter().map(|problem| format!("Problem          {problem}")));
+    lines.extend(health.concerns.iter().map(|concern| format!("Concern          {concern}")));
     lines.push(
         if health.is_well() { "The store is in order." } else { "The store is not in order." }.to_owned(),
     );

@@ -46,5 +46,6 @@ fn collector(text: &str) -> Result<String, String> {
     let url = Url::parse(text).map_err(|_| problem())?;
     let fits =
         matches!(url.scheme(), "http" | "https") && url.password().is_none() && url.username().is_empty();
-    if fits { Ok(text.to_owned()) } else { Err(problem()) }
+    // Whatever fails there may be told with its address.
+    if fits && url.query().is_none() { Ok(text.to_owned()) } else { Err(problem()) }
 }

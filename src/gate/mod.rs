@@ -11,8 +11,8 @@ mod live;
 pub mod origin;
 mod permit;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -43,6 +43,8 @@ pub struct Gate {
     live: Live,
     /// When trouble was last told of.
     told: AtomicU64,
+    /// The gate of the configuration after this one.
+    successor: OnceLock<Arc<Gate>>,
 }
 
 /// A resource and what its upstream is told about people.
@@ -116,12 +118,37 @@ impl Gate {
         resources: Vec<Gated>,
         limits: Arc<Limiters>,
     ) -> Self {
-        Gate { keys, clock, families, credentials, resources, limits, live: Live::default(), told: AtomicU64::new(0) }
+        Gate {
+            keys,
+            clock,
+            families,
+            credentials,
+            resources,
+            limits,
+            live: Live::default(),
+            told: AtomicU64::new(0),
+            successor: OnceLock::new(),
+        }
     }
 
     /// The resource with this number.
     pub fn resource(&self, number: usize) -> &Resource {
         &self.resources[number].resource
+    }
+
+    /// Another configuration takes over: what is still open here is judged there from now on.
+    pub fn hand_over(&self, successor: Arc<Gate>) {
+        // Once; later ones are found through it.
+        let _ = self.successor.set(successor);
+    }
+
+    /// The gate of the configuration of now.
+    fn newest(self: &Arc<Self>) -> Arc<Gate> {
+        let mut newest = self.clone();
+        while let Some(next) = newest.successor.get().cloned() {
+            newest = next;
+        }
+        newest
     }
 
     /// Tells the gate that this process ended a family.

@@ -56,7 +56,7 @@ impl Permit {
 
     /// The upstream did not accept the person: look whether the GitHub token still lives.
     pub fn doubt(&self) {
-        self.gate.credentials.recheck_later(&self.family.family.credential);
+        self.gate.newest().credentials.recheck_later(&self.family.family.credential);
     }
 
     /// What a stream keeps of its permit.
@@ -102,7 +102,9 @@ impl PermitWatch {
     /// Whether the family still lives, by the store. Trouble with the store or GitHub is no reason to cut
     /// a stream.
     pub async fn still_holds(self) -> bool {
-        let now = self.gate.clock.now();
-        !self.is_ended() && !matches!(self.gate.load(&self.family.id, now).await, Err(Denial::Invalid(_)))
+        // Whatever configuration it came by: who is let in is for the one of now to say.
+        let gate = self.gate.newest();
+        let now = gate.clock.now();
+        !self.is_ended() && !matches!(gate.load(&self.family.id, now).await, Err(Denial::Invalid(_)))
     }
 }

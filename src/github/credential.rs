@@ -157,7 +157,11 @@ impl Credentials {
         }
         let (inner, key) = (self.0.clone(), key.to_owned());
         // On its own task: a client that hangs up must not leave a spent refresh token unreplaced.
-        let refreshed = self.0.side.spawn(async move { inner.refreshed(&key).await });
+        let refreshed = self.0.side.spawn(async move {
+            let outcome = inner.refreshed(&key).await;
+            inner.keep_saving(&key);
+            outcome
+        });
         refreshed.await.unwrap_or_else(|_| Err(Trouble::new("the refresh was interrupted").into()))
     }
 
@@ -184,6 +188,7 @@ impl Credentials {
             if let Err(error) = inner.checked(&key, CHECK_SPACING).await {
                 warn!(%error, "a GitHub credential could not be checked");
             }
+            inner.keep_saving(&key);
         });
     }
 
@@ -191,7 +196,11 @@ impl Credentials {
     /// reach is forgiven for an hour after the last good answer.
     pub async fn confirm(&self, key: &str) -> Result<(), CredentialError> {
         let (inner, key) = (self.0.clone(), key.to_owned());
-        let checked = self.0.side.spawn(async move { inner.checked(&key, Duration::ZERO).await });
+        let checked = self.0.side.spawn(async move {
+            let outcome = inner.checked(&key, Duration::ZERO).await;
+            inner.keep_saving(&key);
+            outcome
+        });
         checked.await.unwrap_or_else(|_| Err(Trouble::new("the check was interrupted").into()))
     }
 }

@@ -56,7 +56,7 @@ impl AuthorizationServer {
         self.may_ask_github(&params, request.source)?;
         // One exchange per process however often the page is reloaded; across replicas GitHub's own
         // one-time code and the marker record decide. (`or_insert` would look and insert in two steps.)
-        if !self.spent.entry(flow.id).or_insert_with(|| ()).is_fresh() {
+        if !self.parts.spent.entry(flow.id).or_insert_with(|| ()).is_fresh() {
             return Err(finished());
         }
         let ended = match params.get("error") {
@@ -90,7 +90,7 @@ impl AuthorizationServer {
         let cookie = cookies::read(&request.headers, Binds::Login, self.settings.issuer.is_secure());
         if !pending.is_of(cookie.as_deref()) {
             warn!(client = pending.flow.client_name, "a login came back to another browser; it is over");
-            self.spent.insert(pending.flow.id, ());
+            self.parts.spent.insert(pending.flow.id, ());
             return None;
         }
         Some(pending)

@@ -76,10 +76,12 @@ impl AuthorizationServer {
 
     /// RFC 6749 §4.1.2: a code used more than once SHOULD revoke what it bought.
     async fn replayed(&self, id: &FamilyId, family: &Family) -> OAuthError {
-        self.reused("authorization_code", id, family);
         warn!(family = ?id, person = family.person, client = family.client_name, "code replayed; its grant is revoked");
         match self.parts.families.revoke(id).await {
-            Ok(()) => invalid_grant("the code was used before"),
+            Ok(()) => {
+                self.reused("authorization_code", id, family);
+                invalid_grant("the code was used before")
+            }
             Err(error) => OAuthError::unavailable(error),
         }
     }

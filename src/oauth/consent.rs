@@ -31,7 +31,7 @@ impl AuthorizationServer {
         let Some(PendingConsent(flow)) = flow else {
             return Err(forbidden("This page belongs to another browser, or cookies are switched off."));
         };
-        if flow.is_over(self.parts.clock.now()) || self.spent.contains_key(&flow.id) {
+        if flow.is_over(self.parts.clock.now()) || self.parts.spent.contains_key(&flow.id) {
             let text =
                 "This decision was made already or took longer than ten minutes. Start again in the client.";
             return Err(Failure::displayed("This page is out of date", text));
@@ -84,7 +84,7 @@ impl AuthorizationServer {
 
     /// Back to the client with `access_denied`; the flow is dead.
     fn denied(&self, flow: &Flow) -> Answer {
-        self.spent.insert(flow.id, ());
+        self.parts.spent.insert(flow.id, ());
         let error = OAuthError::new(Code::AccessDenied, "the person denied the request");
         let url = self.error_location(&flow.redirect_uri, flow.state.as_deref(), &error);
         let html = pages::render(&Onward {

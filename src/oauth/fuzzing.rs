@@ -186,6 +186,7 @@ fn server() -> &'static AuthorizationServer {
         let world = world();
         let parts = Parts {
             telemetry: Telemetry::silent(world.clock.clone()),
+            spent: super::spent(),
             keys: world.keys.clone(),
             clock: world.clock.clone(),
             families: world.families.clone(),

@@ -83,15 +83,22 @@ pub struct Parts {
     /// Absent when metadata documents are switched off.
     pub documents: Option<document::Fetcher>,
     pub telemetry: Telemetry,
+    pub spent: Spent,
+}
+
+/// Flows this process has seen the end of: denied, or called back. Bounded; the marker record in the store is what
+/// counts.
+pub type Spent = moka::sync::Cache<[u8; 16], ()>;
+
+/// None so far.
+pub fn spent() -> Spent {
+    moka::sync::Cache::builder().max_capacity(MAX_SPENT).time_to_live(SPENT_FOR).build()
 }
 
 /// All endpoints.
 pub struct AuthorizationServer {
     settings: Settings,
     parts: Parts,
-    /// Flows this process has seen the end of: denied, or called back. Bounded; the marker record in the
-    /// store is what counts.
-    spent: moka::sync::Cache<[u8; 16], ()>,
 }
 
 /// A request with its body read whole.
@@ -136,8 +143,7 @@ pub enum Failure {
 impl AuthorizationServer {
     /// An authorization server over these parts.
     pub fn new(settings: Settings, parts: Parts) -> Self {
-        let spent = moka::sync::Cache::builder().max_capacity(MAX_SPENT).time_to_live(SPENT_FOR).build();
-        AuthorizationServer { settings, parts, spent }
+        AuthorizationServer { settings, parts }
     }
 
     /// The response parameters every authorization response shares (RFC 6749 §4.1.2, RFC 9207 §2).

@@ -44,7 +44,8 @@ impl fmt::Debug for FamilyId {
 impl FamilyId {
     /// Its short name. The first bytes tell families apart in logs and lists; the whole id is for the store alone.
     pub fn short(&self) -> String {
-        URL_SAFE_NO_PAD.encode(&self.0[..6])
+        // In hexadecimal: nobody reads one wrong aloud, and none looks like an option of a command.
+        self.0[..6].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Reads the text made by `Display`.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{Method, Request, Response, header};
+use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::runtime::Handle;
@@ -135,9 +135,10 @@ impl Server {
         let client = self.proxies.client(peer, request.headers());
         let route = router::route(self.as_ref(), &path);
         let word = self.word(&route);
-        let span = self.telemetry.tracer.as_ref();
-        let mut span = span.map(|tracer| tracer.request(&method, &word.text(), request.headers()));
-        let mut response = self.routed(route, client, request, open, span.as_mut()).await;
+        // A stranger's wish to be traced is not followed; a resource's request has its span once it may pass.
+        let tracer = self.telemetry.tracer.as_ref().filter(|_| !matches!(route, Route::Resource(_)));
+        let mut span = tracer.map(|tracer| tracer.request(&method, &word.text(), &HeaderMap::new()));
+        let mut response = self.routed(route, client, request, open, &mut span).await;
         if self.strict_transport {
             reply::strict_transport(&mut response);
         }
@@ -179,7 +180,7 @@ impl Server {
         client: Client,
         request: Request<Incoming>,
         open: &seats::Request,
-        span: Option<&mut Span>,
+        span: &mut Option<Span>,
     ) -> Response<Body> {
         if matches!(route, Route::Health | Route::Ready) {
             return self.health(matches!(route, Route::Ready));

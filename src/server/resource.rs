@@ -26,7 +26,7 @@ impl Server {
         client: Client,
         request: Request<Incoming>,
         open: &seats::Request,
-        span: Option<&mut Span>,
+        span: &mut Option<Span>,
     ) -> Response<Body> {
         let from_a_page = request.headers().contains_key(header::ORIGIN);
         if !self.origins.allow(request.headers()) {
@@ -43,7 +43,7 @@ impl Server {
         client: Client,
         request: Request<Incoming>,
         open: &seats::Request,
-        span: Option<&mut Span>,
+        span: &mut Option<Span>,
     ) -> Response<Body> {
         let published = &self.upstreams[number];
         match *request.method() {
@@ -64,6 +64,11 @@ impl Server {
             }
         };
         decided("permitted");
+        *span = self
+            .telemetry
+            .tracer
+            .as_ref()
+            .map(|tracer| tracer.request(request.method(), &published.path, request.headers()));
         let holder = permit.holder();
         let mut response = match self.bounds.tallies.people.take(permit.person()) {
             Some(held) => {
@@ -83,7 +88,7 @@ impl Server {
         permit: Permit,
         mut request: Request<Incoming>,
         held: Held<u64>,
-        mut span: Option<&mut Span>,
+        span: &mut Option<Span>,
     ) -> Response<Body> {
         let (began, holder) = (Instant::now(), permit.holder());
         let way = span.as_ref().map(|span| span.towards("upstream"));
@@ -103,7 +108,7 @@ impl Server {
         if let Some(mut way) = way {
             way.answered(status, failure);
         }
-        if let (Some(span), Some(Call { method, tool, .. })) = (&mut span, told.calls.first()) {
+        if let (Some(span), Some(Call { method, tool, .. })) = (span.as_mut(), told.calls.first()) {
             let named = [("mcp.method.name", method), ("gen_ai.tool.name", tool)];
             for (name, value) in named.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
             {

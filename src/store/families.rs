@@ -4,6 +4,7 @@
 //! RFC 6749 §4.1.2; RFC 9700 §4.14.2.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use super::{Created, Page, Record, Records, Replaced, StoreError, Stored, decode, encode};
 use crate::clock::{Clock, Time};
@@ -18,6 +19,8 @@ pub struct Families {
     clock: Clock,
     lifetimes: Lifetimes,
     ended: Arc<OnceLock<Observer>>,
+    /// Rotations that the store did not answer, by the generation that was presented: they may have been done. Bounded.
+    doubtful: moka::sync::Cache<(FamilyId, u32), ()>,
 }
 
 /// Who is told that a family ended.
@@ -50,7 +53,9 @@ pub enum Rotated {
 impl Families {
     /// Families kept in `records`.
     pub fn new(records: Arc<dyn Records>, clock: Clock, lifetimes: Lifetimes) -> Self {
-        Families { records, clock, lifetimes, ended: Arc::default() }
+        let doubtful =
+            moka::sync::Cache::builder().max_capacity(MAX_DOUBTFUL).time_to_live(DOUBTFUL_FOR).build();
+        Families { records, clock, lifetimes, ended: Arc::default(), doubtful }
     }
 
     /// Lets somebody (the gate) know at once when this process ends a family.
@@ -123,11 +128,20 @@ impl Families {
         while let Some(found) = self.find(id).await? {
             match found.value.rotation(generation, self.clock.now(), &self.lifetimes) {
                 Rotation::Next(next) => {
-                    if self.swap(id, found.version, &next).await? == Replaced::Replaced {
+                    let swapped = self.swap(id, found.version, &next).await;
+                    if swapped.as_ref().is_err_and(StoreError::is_unreachable) {
+                        self.doubtful.insert((*id, generation), ());
+                    }
+                    if swapped? == Replaced::Replaced {
                         return Ok(Rotated::Rotated(next));
                     }
                 }
                 Rotation::SameSuccessor => return Ok(Rotated::SameSuccessor(Box::new(found.value))),
+                // The client was told to try again, and the grace time may be over by now: its answer was lost with the
+                // store's, not stolen.
+                Rotation::Reused if self.was_doubtful(id, generation, &found.value) => {
+                    return Ok(Rotated::SameSuccessor(Box::new(found.value)));
+                }
                 Rotation::Reused => {
                     self.revoke(id).await?;
                     return Ok(Rotated::Reused);
@@ -136,6 +150,11 @@ impl Families {
             }
         }
         Ok(Rotated::Gone)
+    }
+
+    fn was_doubtful(&self, id: &FamilyId, generation: u32, found: &Family) -> bool {
+        let is_next = matches!(found.stage, Stage::Live { generation: now, .. } if Some(now) == generation.checked_add(1));
+        is_next && self.doubtful.contains_key(&(*id, generation))
     }
 
     /// Ends a family: every token of it is dead, here at once and on other replicas within a second.
@@ -168,7 +187,8 @@ impl Families {
         let mut families = Vec::new();
         for (key, record) in records {
             let Some(id) = key.strip_prefix(PREFIX).and_then(FamilyId::parse) else { continue };
-            families.push((id, decode(&key, record)?.value));
+            // One of a later version is not for this program to show.
+            families.extend(decode(&key, record).ok().map(|found| (id, found.value)));
         }
         Ok((families, next))
     }
@@ -194,3 +214,6 @@ fn key(id: &FamilyId) -> String {
 }
 
 const PREFIX: &str = "family/";
+const MAX_DOUBTFUL: u64 = 100_000;
+/// Longer than an outage during which somebody waits.
+const DOUBTFUL_FOR: Duration = Duration::from_secs(3_600);

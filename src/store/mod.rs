@@ -163,9 +163,9 @@ pub enum PrepareError {
 
 /// A store that other processes share, over a network.
 pub trait Shared: Records {
-    /// Reaches it, looks whether it is fit to be used, and brings its form up to date. Idempotent, and safe while
-    /// others do the same or are at work in it.
-    fn prepare(&self) -> Pin<Box<dyn Future<Output = Result<(), PrepareError>> + Send + '_>>;
+    /// Reaches it, looks whether it is fit to be used, and brings its form up to date; tells what is not as it should
+    /// be and can be lived with. Idempotent, and safe while others do the same or are at work in it.
+    fn prepare(&self) -> Pin<Box<dyn Future<Output = Result<Vec<String>, PrepareError>> + Send + '_>>;
 }
 
 fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {

@@ -2,7 +2,7 @@
 //! pause in which nobody waits. Requests that can be served without the store must not queue up before it.
 
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -13,7 +13,7 @@ use super::StoreError;
 /// Asks on a runtime of its own, so that what was begun comes to its end though the asker goes away.
 pub(super) struct Patience {
     side: Handle,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
@@ -26,7 +26,7 @@ struct State {
 
 impl Patience {
     pub(super) fn new(side: Handle) -> Self {
-        Patience { side, state: Mutex::default() }
+        Patience { side, state: Arc::default() }
     }
 
     /// Asks the store, for no longer than [`DEADLINE`].
@@ -35,9 +35,15 @@ impl Patience {
         question: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
         self.may_ask()?;
-        let outcome = self.within(DEADLINE, question).await;
-        self.note(matches!(&outcome, Err(error) if error.is_unreachable()));
-        outcome
+        let state = self.state.clone();
+        // Noted there too: the asker may be gone by then.
+        self.spawned(async move {
+            let outcome = within(DEADLINE, question).await;
+            let unanswered = matches!(&outcome, Err(error) if error.is_unreachable());
+            state.lock().unwrap_or_else(PoisonError::into_inner).note(unanswered);
+            outcome
+        })
+        .await
     }
 
     /// For what takes its time, and nobody waits for.
@@ -45,19 +51,15 @@ impl Patience {
         &self,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        self.within(LONG_DEADLINE, work).await
+        self.spawned(within(LONG_DEADLINE, work)).await
     }
 
-    async fn within<T: Send + 'static>(
+    async fn spawned<T: Send + 'static>(
         &self,
-        limit: Duration,
         work: impl Future<Output = Result<T, StoreError>> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let told = self.side.spawn(async move {
-            let late = || StoreError::unreachable(format_args!("no answer within {limit:?}"));
-            timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
-        });
-        told.await.unwrap_or_else(|_| Err(StoreError::unreachable("the process is ending")))
+        let told = self.side.spawn(work).await;
+        told.unwrap_or_else(|_| Err(StoreError::unreachable("the process is ending")))
     }
 
     /// After a pause one asker goes ahead, and the others wait for what comes of it no longer than that takes.
@@ -74,18 +76,27 @@ impl Patience {
             None => Ok(()),
         }
     }
+}
 
-    fn note(&self, unanswered: bool) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+impl State {
+    fn note(&mut self, unanswered: bool) {
         if !unanswered {
-            *state = State::default();
+            *self = State::default();
             return;
         }
-        state.unanswered += 1;
-        if state.unanswered >= TOLERATED {
-            state.until = Some(Instant::now() + PAUSE);
+        self.unanswered += 1;
+        if self.unanswered >= TOLERATED {
+            self.until = Some(Instant::now() + PAUSE);
         }
     }
+}
+
+async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let late = || StoreError::unreachable(format_args!("no answer within {limit:?}"));
+    timeout(limit, work).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// For one question. A healthy store answers in milliseconds; clients give up after ten seconds or more.

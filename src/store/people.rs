@@ -75,8 +75,8 @@ impl People {
     ) -> Result<(Vec<CredentialRecord>, Option<String>), StoreError> {
         let Page { records, next } = self.records.page(after).await?;
         let kept = records.into_iter().filter(|(key, _)| key.starts_with("credential/"));
-        let read = kept.map(|(key, record)| Ok(decode::<CredentialRecord>(&key, record)?.value));
-        Ok((read.collect::<Result<_, StoreError>>()?, next))
+        let read = kept.filter_map(|(key, record)| decode::<CredentialRecord>(&key, record).ok());
+        Ok((read.map(|found| found.value).collect(), next))
     }
 
     /// Writes the credential of a fresh login over the one that was seen, or where there was none. `false` when
@@ -124,6 +124,37 @@ impl People {
         self.records.delete(&format!("refreshing/{key}")).await
     }
 
+    /// Notes that a sealed refresh token is about to be traded, `until` when that is remembered. Whoever finds it
+    /// afterwards knows that it may be spent.
+    pub async fn begin_trade(&self, key: &str, sealed: &str, until: Time) -> Result<(), StoreError> {
+        let name = format!("trading/{key}");
+        let version = u64::from_be_bytes(self.clock.random());
+        let record = Record { bytes: encode(&mark(sealed)), version, owner: String::new(), expires: until };
+        loop {
+            if self.records.create(&name, record.clone()).await? == Created::Created {
+                return Ok(());
+            }
+            let Some(found) = self.records.read(&name).await? else { continue };
+            if self.records.replace(&name, found.version, record.clone()).await? == Replaced::Replaced {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Until when it is remembered that this very token was to be traded, if it was.
+    pub async fn trade(&self, key: &str, sealed: &str) -> Result<Option<Time>, StoreError> {
+        let name = format!("trading/{key}");
+        let Some(record) = self.records.read(&name).await? else { return Ok(None) };
+        let until = record.expires;
+        Ok(Some(until)
+            .filter(|_| decode::<String>(&name, record).is_ok_and(|found| found.value == mark(sealed))))
+    }
+
+    /// What came of a trade is known.
+    pub async fn end_trade(&self, key: &str) -> Result<(), StoreError> {
+        self.records.delete(&format!("trading/{key}")).await
+    }
+
     /// Forgets a credential that was read at version `seen`; a newer one stays.
     pub async fn forget_credential(&self, key: &str, seen: u64) -> Result<Replaced, StoreError> {
         // A record that ended at the epoch does not exist, however the clock is set; the next sweep takes it away.
@@ -167,6 +198,11 @@ impl People {
         let expires = self.clock.now().after(self.keep);
         Record { bytes: encode(credential), version, owner: owner(credential.person), expires }
     }
+}
+
+/// Enough of a sealed value to tell it from every other: it begins with a random nonce.
+fn mark(sealed: &str) -> String {
+    sealed.chars().take(32).collect()
 }
 
 /// Far beyond what any claim of ours is for.

@@ -8,13 +8,18 @@ mod place;
 mod schema;
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Timeouts};
+use deadpool_postgres::{
+    Connect, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Timeouts,
+};
 use tokio::runtime::Handle;
-use tokio_postgres::Row;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Config, Row};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::patience::{DEADLINE, Patience};
@@ -26,8 +31,59 @@ pub use place::Place;
 /// A pool of connections to one database.
 pub struct Postgres {
     clock: Clock,
-    pool: Pool,
+    way: Way,
     patience: Patience,
+}
+
+/// Connections, and how to ask for what is under way on one to be given up.
+#[derive(Clone)]
+struct Way {
+    pool: Pool,
+    tls: MakeRustlsConnect,
+}
+
+/// The hosts of a database, and which of them took the last connection.
+struct Hosts {
+    each: Vec<Config>,
+    last: AtomicUsize,
+    tls: MakeRustlsConnect,
+}
+
+impl Connect for Hosts {
+    fn connect(
+        &self,
+        _: &Config,
+    ) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + '_>>
+    {
+        let share = DEADLINE / u32::try_from(self.each.len() + 1).unwrap_or(u32::MAX);
+        let first = self.last.load(Ordering::Relaxed);
+        Box::pin(async move {
+            let mut order = (first..first + self.each.len()).map(|at| at % self.each.len()).peekable();
+            while let Some(at) = order.next() {
+                let connecting = self.each[at].connect(self.tls.clone());
+                let is_last = order.peek().is_none();
+                // The last has all the time that is left, and the last word.
+                let connected = match is_last {
+                    true => connecting.await,
+                    false => match timeout(share, connecting).await {
+                        Ok(connected) => connected,
+                        Err(_) => continue,
+                    },
+                };
+                match connected {
+                    Ok((client, connection)) => {
+                        self.last.store(at, Ordering::Relaxed);
+                        // Its error is told to whoever asks next.
+                        let driven = tokio::spawn(async move { drop(connection.await) });
+                        return Ok((client, driven));
+                    }
+                    Err(error) if is_last => return Err(error),
+                    Err(_) => {}
+                }
+            }
+            unreachable!("a place has a host")
+        })
+    }
 }
 
 impl Postgres {
@@ -42,14 +98,16 @@ impl Postgres {
         let tls = tls::trusting(authorities).map_err(StoreError::new)?;
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let connector = MakeRustlsConnect::new((*tls).clone());
-        let manager = Manager::from_config(place.config().clone(), connector, recycling);
+        let hosts = Hosts { each: place.hosts(), last: AtomicUsize::new(0), tls: connector.clone() };
+        let manager = Manager::from_connect(place.config().clone(), hosts, recycling);
         let waits = Timeouts { wait: Some(DEADLINE), create: Some(DEADLINE), recycle: Some(DEADLINE) };
         let pool = Pool::builder(manager)
             .max_size(connections)
             .timeouts(waits)
             .runtime(deadpool_postgres::Runtime::Tokio1);
         let pool = pool.build().map_err(StoreError::new)?;
-        Ok(Postgres { clock, pool, patience: Patience::new(side) })
+        let way = Way { pool, tls: connector };
+        Ok(Postgres { clock, way, patience: Patience::new(side) })
     }
 
     /// One statement; asked again when the database says that it was undone for the sake of another.
@@ -59,8 +117,8 @@ impl Postgres {
         values: Values,
         read: impl Fn(Answer) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, StoreError> {
-        let pool = self.pool.clone();
-        let answer = self.patience.ask(async move { run(&pool, sql, &values).await }).await?;
+        let way = self.way.clone();
+        let answer = self.patience.ask(async move { run(&way, sql, &values).await }).await?;
         read(answer).map_err(|error| failed(&error))
     }
 }
@@ -109,9 +167,9 @@ fn row(key: &str, record: Record) -> Values {
     vec![text(key), bytes, number(version.cast_signed()), text(&owner), time(expires)]
 }
 
-async fn run(pool: &Pool, sql: &str, values: &Values) -> Result<Answer, StoreError> {
+async fn run(way: &Way, sql: &str, values: &Values) -> Result<Answer, StoreError> {
     for _ in 0..TRIES {
-        let lease = Lease(Some(pool.get().await.map_err(no_connection)?));
+        let lease = way.lease().await?;
         let typed: Vec<_> = values.iter().map(|(value, kind)| (value.as_sql(), kind.clone())).collect();
         match lease.ask(sql, &typed).await {
             Ok(answer) => {
@@ -131,8 +189,19 @@ async fn run(pool: &Pool, sql: &str, values: &Values) -> Result<Answer, StoreErr
     Err(StoreError::new("it gave way to others too often"))
 }
 
-/// A connection in use. Given up when it is dropped: an answer may still be on its way on it.
-struct Lease(Option<Object>);
+impl Way {
+    async fn lease(&self) -> Result<Lease, StoreError> {
+        let client = self.pool.get().await.map_err(no_connection)?;
+        Ok(Lease { client: Some(client), tls: self.tls.clone() })
+    }
+}
+
+/// A connection in use. Given up when it is dropped, with what was asked on it: its answer may still be on its way, and
+/// the server would go on waiting for a lock that nobody wants any more.
+struct Lease {
+    client: Option<Object>,
+    tls: MakeRustlsConnect,
+}
 
 impl Lease {
     async fn ask(
@@ -140,7 +209,7 @@ impl Lease {
         sql: &str,
         values: &[(&(dyn ToSql + Sync), Type)],
     ) -> Result<Answer, tokio_postgres::Error> {
-        let client = self.0.as_ref().expect("there until it is given back");
+        let client = self.client.as_ref().expect("there until it is given back");
         // Rows are only told for what returns some, their number only for what does not.
         if sql.starts_with("SELECT") {
             return Ok(Answer { rows: client.query_typed(sql, values).await?, changed: 0 });
@@ -149,13 +218,19 @@ impl Lease {
     }
 
     fn give_back(mut self) {
-        drop(self.0.take());
+        drop(self.client.take());
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        drop(self.0.take().map(Object::take));
+        let Some(client) = self.client.take() else { return };
+        let (cancel, tls) = (client.cancel_token(), self.tls.clone());
+        drop(Object::take(client));
+        // Without a runtime the process is ending, and its connections with it.
+        if let Ok(side) = Handle::try_current() {
+            side.spawn(async move { drop(timeout(DEADLINE, cancel.cancel_query(tls)).await) });
+        }
     }
 }
 
@@ -249,13 +324,13 @@ impl Records for Postgres {
     fn sweep(&self) -> Pending<'_, u64> {
         let now = self.clock.now();
         // Many replicas have many pools: what a burst opened is given back.
-        self.pool.retain(|_, used| used.last_used() < IDLE);
+        self.way.pool.retain(|_, used| used.last_used() < IDLE);
         Box::pin(async move {
             let mut swept = 0;
             // In bites, so that no write waits behind a million deletes.
             loop {
-                let (pool, values) = (self.pool.clone(), vec![time(now), number(SWEEP_BITE)]);
-                let bite = async move { run(&pool, SWEEP, &values).await };
+                let (way, values) = (self.way.clone(), vec![time(now), number(SWEEP_BITE)]);
+                let bite = async move { run(&way, SWEEP, &values).await };
                 let bite = self.patience.work(bite).await?.changed;
                 swept += bite;
                 if bite < SWEEP_BITE.unsigned_abs() {
@@ -277,17 +352,17 @@ impl Records for Postgres {
 }
 
 impl Shared for Postgres {
-    fn prepare(&self) -> Pin<Box<dyn Future<Output = Result<(), PrepareError>> + Send + '_>> {
-        let pool = self.pool.clone();
+    fn prepare(&self) -> Pin<Box<dyn Future<Output = Result<Vec<String>, PrepareError>> + Send + '_>> {
+        let way = self.way.clone();
         Box::pin(async move {
             let settled = self.patience.work(async move {
-                let mut lease = Lease(Some(pool.get().await.map_err(no_connection)?));
-                let client = lease.0.as_mut().expect("just taken");
+                let mut lease = way.lease().await?;
+                let client = lease.client.as_mut().expect("just taken");
                 let settled = schema::settle(client).await?;
                 lease.give_back();
                 Ok(settled)
             });
-            settled.await?.map_err(PrepareError::Unfit)
+            settled.await?.map(|()| Vec::new()).map_err(PrepareError::Unfit)
         })
     }
 }

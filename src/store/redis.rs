@@ -140,7 +140,15 @@ impl Records for Redis {
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> Pending<'a, ()> {
-        Box::pin(async move { self.ask::<i64>(cmd("DEL").arg(record_key(key)).take()).await.map(drop) })
+        Box::pin(async move {
+            let owner: Option<String> = self.ask(cmd("HGET").arg(record_key(key)).arg("o").take()).await?;
+            self.ask::<i64>(cmd("DEL").arg(record_key(key)).take()).await?;
+            // After the record: its listing may name what is not there.
+            if let Some(owner) = owner.filter(|owner| !owner.is_empty()) {
+                self.ask::<i64>(cmd("ZREM").arg(owner_key(&owner)).arg(key).take()).await?;
+            }
+            Ok(())
+        })
     }
 
     fn owned_by<'a>(&'a self, owner: &'a str) -> Pending<'a, Vec<String>> {
@@ -162,9 +170,8 @@ impl Records for Redis {
     /// Redis removes what has expired by itself. It can be told to evict while it runs: that is looked for.
     fn sweep(&self) -> Pending<'_, u64> {
         Box::pin(async move {
-            match self.fitness().await? {
-                Ok(()) => {}
-                Err(unfit) => warn!(%unfit, "the store loses records"),
+            if let Err(unfit) = self.fitness().await? {
+                warn!(%unfit, "the store loses records");
             }
             Ok(0)
         })
@@ -193,8 +200,9 @@ impl Records for Redis {
 }
 
 impl Redis {
-    /// Whether it may throw away what is written to it.
-    async fn fitness(&self) -> Result<Result<(), Unfit>, StoreError> {
+    /// Whether it may throw away what is written to it, and what else is not as it should be.
+    async fn fitness(&self) -> Result<Result<Vec<String>, Unfit>, StoreError> {
+        let mut concerns = Vec::new();
         let links = self.links.clone();
         let told = self
             .patience
@@ -211,25 +219,28 @@ impl Redis {
                 return Ok(Err(Unfit::Evicts(policy)));
             }
             if evicts {
-                warn!(
-                    policy,
-                    "Redis would evict records if it were given a memory limit; set maxmemory-policy noeviction"
-                );
+                concerns.push(format!(
+                    "Redis would evict records (maxmemory-policy {policy}) if it were given a memory limit; set \
+                     maxmemory-policy noeviction"
+                ));
             }
             if said("aof_enabled") == "0" {
-                warn!(
+                concerns.push(
                     "Redis keeps no append-only file: what was written since its last snapshot is lost when it crashes"
+                        .to_owned(),
                 );
             }
         }
-        Ok(Ok(()))
+        concerns.sort_unstable();
+        concerns.dedup();
+        Ok(Ok(concerns))
     }
 }
 
 impl Shared for Redis {
-    fn prepare(&self) -> Pin<Box<dyn Future<Output = Result<(), PrepareError>> + Send + '_>> {
+    fn prepare(&self) -> Pin<Box<dyn Future<Output = Result<Vec<String>, PrepareError>> + Send + '_>> {
         Box::pin(async move {
-            self.fitness().await??;
+            let concerns = self.fitness().await??;
             // Made by whoever comes first, and read by all.
             self.ask::<()>(cmd("HSETNX").arg(SCHEMA_KEY).arg("oldest").arg(SCHEMA).take()).await?;
             self.ask::<()>(cmd("HSETNX").arg(SCHEMA_KEY).arg("version").arg(SCHEMA).take()).await?;
@@ -237,7 +248,7 @@ impl Shared for Redis {
             let (found, oldest): (i64, i64) = self.ask(read).await?;
             match oldest > SCHEMA {
                 true => Err(Unfit::Newer { found, oldest, known: SCHEMA }.into()),
-                false => Ok(()),
+                false => Ok(concerns),
             }
         })
     }

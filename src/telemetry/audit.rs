@@ -101,7 +101,12 @@ pub struct Audit {
     out: Mutex<Out>,
 }
 
-enum Out {
+struct Out {
+    to: To,
+    is_torn: bool,
+}
+
+enum To {
     Stdout,
     File(File),
 }
@@ -109,11 +114,11 @@ enum Out {
 impl Audit {
     /// Opens the trail, for its owner's eyes only.
     pub fn open(destination: Destination) -> io::Result<Self> {
-        let out = match &destination {
-            Destination::Stdout => Out::Stdout,
-            Destination::File(path) => Out::File(append(path)?),
+        let to = match &destination {
+            Destination::Stdout => To::Stdout,
+            Destination::File(path) => To::File(append(path)?),
         };
-        Ok(Audit { destination, out: Mutex::new(out) })
+        Ok(Audit { destination, out: Mutex::new(Out { to, is_torn: false }) })
     }
 
     /// Where it goes.
@@ -136,10 +141,14 @@ impl Audit {
 
     fn write_all(&self, lines: &[u8]) {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = match &mut *out {
-            Out::Stdout => io::stdout().lock().write_all(lines),
-            Out::File(file) => file.write_all(lines),
+        let Out { to, is_torn } = &mut *out;
+        let mut write = |bytes: &[u8]| match to {
+            To::Stdout => io::stdout().lock().write_all(bytes),
+            To::File(file) => file.write_all(bytes),
         };
+        // After what was written in part, a line of its own begins.
+        let written = if *is_torn { write(b"\n").and_then(|()| write(lines)) } else { write(lines) };
+        *is_torn = written.is_err();
         if let Err(error) = written {
             error!(%error, "the audit trail cannot be written");
         }
@@ -189,6 +198,10 @@ pub(super) fn flush() {
 }
 
 fn append(path: &Path) -> io::Result<File> {
+    // A pipe would hold up the start until somebody reads it, and a link leads where somebody else decides.
+    if std::fs::symlink_metadata(path).is_ok_and(|known| !known.is_file()) {
+        return Err(io::Error::other("it is not a plain file"));
+    }
     let mut options = OpenOptions::new();
     options.append(true).create(true);
     #[cfg(unix)]

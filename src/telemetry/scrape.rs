@@ -75,6 +75,7 @@ fn answer(request: &Request<Incoming>, tell: &Tell) -> Response<Full<Bytes>> {
 
 /// A collector or two, and somebody who looks.
 const CONNECTIONS: usize = 16;
-/// Collectors keep their connection between two visits.
-const IDLE: Duration = Duration::from_secs(120);
-const LIFETIME: Duration = Duration::from_secs(3_600);
+/// Collectors keep their connection between two visits, or come anew.
+const IDLE: Duration = Duration::from_secs(20);
+/// Whoever does not read what they asked for has gone by then.
+const LIFETIME: Duration = Duration::from_secs(300);

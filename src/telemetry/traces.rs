@@ -38,7 +38,7 @@ mod otlp {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use http::{HeaderMap, HeaderValue, Request, Response};
+    use http::{HeaderMap, HeaderValue, Method, Request, Response};
     use opentelemetry::trace::{
         Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId,
         TraceState, Tracer as _, TracerProvider as _,
@@ -106,11 +106,14 @@ mod otlp {
         }
 
         /// A request comes in; it belongs to the trace that its headers name.
-        pub fn request(&self, method: &http::Method, route: &str, headers: &HeaderMap) -> Span {
+        pub fn request(&self, method: &Method, route: &str, headers: &HeaderMap) -> Span {
             let parent = remote(headers);
             let is_first = parent.is_none();
             let parent =
                 parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
+            // What strangers may write in its place is no method.
+            let known = [Method::GET, Method::HEAD, Method::POST, Method::DELETE, Method::OPTIONS];
+            let method = if known.contains(method) { method.as_str() } else { "_OTHER" };
             let name = format!("{method} {route}");
             let builder = self.0.tracer.span_builder(name).with_kind(SpanKind::Server);
             let builder = builder.with_attributes([

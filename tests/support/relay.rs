@@ -22,6 +22,8 @@ pub enum Weather {
     Slow(Duration),
     /// Questions arrive, and the next answer is lost with its connection; then it is fair again.
     LosesAnswer,
+    /// Fair until a question holds this; that one does not arrive, and then it is down.
+    DownAt(&'static str),
 }
 
 /// A relay on a port of its own.
@@ -111,10 +113,18 @@ async fn pass(
                 weather_of.send_replace(Weather::Fair);
                 return;
             }
-            Weather::Slow(_) | Weather::LosesAnswer => {}
+            Weather::DownAt(words) if !answers && holds(&buffer[..read], words) => {
+                weather_of.send_replace(Weather::Down);
+                return;
+            }
+            Weather::Slow(_) | Weather::LosesAnswer | Weather::DownAt(_) => {}
         }
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
         }
     }
+}
+
+fn holds(bytes: &[u8], words: &str) -> bool {
+    bytes.windows(words.len()).any(|window| window == words.as_bytes())
 }

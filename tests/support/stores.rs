@@ -38,8 +38,13 @@ impl Store {
 
     /// Everything that is kept in it, as somebody would see it who got hold of it.
     pub async fn dump(&self) -> Vec<(String, Vec<u8>)> {
+        self.dump_at(Clock::system()).await
+    }
+
+    /// The same of what lives at a moment.
+    pub async fn dump_at(&self, clock: Clock) -> Vec<(String, Vec<u8>)> {
         let Some(file) = &self.file else {
-            let records = shared(&self.url, Clock::system()).await;
+            let records = shared(&self.url, clock).await;
             let (mut found, mut after) = (Vec::new(), None);
             loop {
                 let page = records.page(after.as_deref()).await.expect("a page");

@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-use super::{OperateError, each, place};
+use super::{OperateError, each, place, shared};
 use crate::app::side::Side;
 use crate::app::{StartError, install_crypto};
 use crate::clock::Clock;
 use crate::config::raw::expanded;
 use crate::config::{StoreConfig, store_place};
-use crate::store::{Created, Record, Records, Replaced, StoreError};
+use crate::store::{Created, Page, Record, Records, Replaced, StoreError};
 use crate::tls::Authorities;
 
 /// What was copied.
@@ -40,7 +40,10 @@ pub fn copy(from: &str, to: &str, ca_file: Option<&Path>, clock: Clock) -> Resul
     }
     let open = |store: &StoreConfig| place(store, &authorities, COPY_CONNECTIONS, &clock, &side);
     let (source, target) = (open(&from)?, open(&to)?);
-    if !side.block_on(target.page(None))?.records.is_empty() {
+    if to.is_shared() {
+        side.block_on(shared(&to, &authorities, COPY_CONNECTIONS, &clock, &side)?.prepare())?;
+    }
+    if !is_empty(&side, &*target)? {
         let told =
             format!("{to} is not empty; grants that have ended meanwhile would live again by a copy over it");
         return Err(OperateError::Refused(told));
@@ -76,6 +79,19 @@ fn authorities(file: Option<&Path>) -> Result<Authorities, OperateError> {
     let problem = |what: &str| OperateError::Arguments(format!("--ca-file: {} {what}", file.display()));
     let pem = std::fs::read(file).map_err(|error| problem(&format!("cannot be read: {error}")))?;
     Authorities::parse(&pem).ok_or_else(|| problem("holds no certificates, or one that is broken"))
+}
+
+/// A page may be empty where others are not.
+fn is_empty(side: &Side, records: &dyn Records) -> Result<bool, StoreError> {
+    let mut after = None;
+    loop {
+        let Page { records, next } = side.block_on(records.page(after.as_deref()))?;
+        match next {
+            _ if !records.is_empty() => return Ok(false),
+            Some(next) => after = Some(next),
+            None => return Ok(true),
+        }
+    }
 }
 
 async fn write(target: &dyn Records, key: &str, record: Record) -> Result<bool, StoreError> {

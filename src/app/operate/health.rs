@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{OperateError, each, is_known, reach};
+use super::{OperateError, each, is_known, reach, shared};
 use crate::app::side::Side;
 use crate::app::{StartError, install_crypto, keys};
 use crate::clock::Clock;
@@ -24,13 +24,14 @@ pub struct Health {
     pub records: BTreeMap<String, u64>,
     /// Records that do not carry a MAC of our keys.
     pub unreadable: u64,
-    pub problems: Vec<String>,
+    /// What is not as it should be, and can be lived with.
+    pub concerns: Vec<String>,
 }
 
 impl Health {
     /// Whether nothing is to be done.
     pub fn is_well(&self) -> bool {
-        self.keys_known && self.unreadable == 0 && self.problems.is_empty()
+        self.keys_known && self.unreadable == 0
     }
 }
 
@@ -44,9 +45,14 @@ pub fn health(config: Config, clock: Clock) -> Result<Health, OperateError> {
         keys_known: false,
         records: BTreeMap::new(),
         unreadable: 0,
-        problems: Vec::new(),
+        concerns: Vec::new(),
     };
     let (raw, ring) = reach(&config, &clock, &side)?;
+    if config.store.is_shared() {
+        let (authorities, connections) = (&config.authorities, config.store_connections);
+        let shared = shared(&config.store, authorities, connections, &clock, &side)?;
+        health.concerns = side.block_on(shared.prepare())?;
+    }
     let began = Instant::now();
     side.block_on(raw.read("no such record"))?;
     health.milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -55,7 +61,7 @@ pub fn health(config: Config, clock: Clock) -> Result<Health, OperateError> {
     each(&side, &*raw, |key, record| {
         let kind = key.split('/').next().unwrap_or_default().to_owned();
         // Names of keys say nothing that anybody could change to their good, and are read before there are keys.
-        let is_ours = kind == keys::OWNER || authentic.is_ours(&key, record);
+        let is_ours = [keys::OWNER, keys::USERS].contains(&kind.as_str()) || authentic.is_ours(&key, record);
         *health.records.entry(kind).or_default() += 1;
         health.unreadable += u64::from(!is_ours);
         Ok(())

@@ -12,8 +12,8 @@ use crate::store::{Replaced, StoreError, Stored};
 /// A credential as it was when somebody looked.
 pub struct Seen(Stored<CredentialRecord>);
 
-/// GitHub being told; who ends next may wait for it.
-pub type Telling = JoinHandle<()>;
+/// GitHub being told; who ends next may wait for it, and hear whether it took everything.
+pub type Telling = JoinHandle<bool>;
 
 impl Credentials {
     /// The credential as it stands, for [`Credentials::discard`].
@@ -51,13 +51,16 @@ impl Credentials {
 }
 
 impl Inner {
-    /// Every token that GitHub gave for a credential which nobody uses any more.
-    pub(super) async fn delete_all(&self, pair: Option<TokenPair>) {
+    /// Every token that GitHub gave for a credential which nobody uses any more. Whether all are gone.
+    pub(super) async fn delete_all(&self, pair: Option<TokenPair>) -> bool {
+        let mut all = true;
         for token in pair.iter().flat_map(TokenPair::all) {
             if let Err(error) = self.github.delete_token(&token.into()).await {
                 warn!(%error, "an unused GitHub token could not be revoked");
+                all = false;
             }
         }
+        all
     }
 }
 

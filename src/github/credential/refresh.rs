@@ -3,6 +3,7 @@
 //! GitHub takes a refresh token one time and kills the access token with it. Askers of one process queue behind
 //! a lock, processes behind a claim in the store; a pair that could not be stored waits for the next asker.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -79,7 +80,16 @@ impl Inner {
         let Some(refresh_token) = refresh_token else {
             return if still_good { Ok(credential) } else { self.bury(key, &stored, "expired").await };
         };
+        if let Some(until) = self.people.trade(key, &stored.value.sealed).await? {
+            return self.after_a_lost_trade(key, &stored, until).await;
+        }
+        let until = self.clock.now().after(TRADE_KNOWN_FOR);
+        self.people.begin_trade(key, &stored.value.sealed, until).await?;
         let answer = self.github.refresh(&refresh_token).await;
+        if answer.is_err() {
+            // There is no pair that could be lost.
+            self.people.end_trade(key).await?;
+        }
         let trouble = if let Err(LoginError::Trouble(trouble)) = &answer { Some(trouble) } else { None };
         self.flights.refreshes.note(key, trouble, self.clock.now());
         match answer {
@@ -97,6 +107,24 @@ impl Inner {
         }
     }
 
+    /// Somebody was to trade this very token and did not say what came of it: GitHub may have taken it, so it is never
+    /// shown again. Who traded it may still be there and come back to the store with the new pair; for a while it is
+    /// waited for, then the person logs in anew.
+    async fn after_a_lost_trade(
+        &self,
+        key: &str,
+        stored: &Stored<CredentialRecord>,
+        until: Time,
+    ) -> Result<Credential, CredentialError> {
+        let left = until.since(self.clock.now());
+        if TRADE_KNOWN_FOR.saturating_sub(left) < LOST_AFTER && left <= TRADE_KNOWN_FOR {
+            return Err(Trouble::new("what came of a refresh at another process is not known yet").into());
+        }
+        let buried = self.bury(key, stored, "lost in a refresh").await;
+        self.people.end_trade(key).await?;
+        buried
+    }
+
     async fn store_refreshed(
         &self,
         key: &str,
@@ -110,6 +138,22 @@ impl Inner {
         self.flights.unsaved.insert(key.to_owned(), Refreshed { replaces: old.sealed, sealed, expires });
         self.save(key).await?;
         self.read(key).await
+    }
+
+    /// Brings a new pair to the store once that can be reached again: other processes wait for it.
+    pub(super) fn keep_saving(self: &Arc<Self>, key: &str) {
+        if !self.flights.unsaved.contains_key(key) {
+            return;
+        }
+        let (inner, key) = (self.clone(), key.to_owned());
+        self.side.spawn(async move {
+            for _ in 0..SAVE_TRIES {
+                sleep(SAVE_WAIT).await;
+                if inner.save(&key).await.is_ok() {
+                    return;
+                }
+            }
+        });
     }
 
     /// Stores a new pair. Until that has worked it is kept here: GitHub takes the old one no more.
@@ -128,6 +172,7 @@ impl Inner {
                 None => true,
             };
             if done {
+                self.people.end_trade(key).await?;
                 self.flights.unsaved.remove(key);
             }
         }
@@ -137,5 +182,12 @@ impl Inner {
 
 /// A little longer than a call to GitHub takes at most: a process that dies in it holds up nobody for long.
 pub(super) const CLAIM_FOR: Duration = Duration::from_secs(15);
+/// How long a trade is remembered whose end nobody told.
+const TRADE_KNOWN_FOR: Duration = Duration::from_secs(3_600);
+/// How long whoever began it may take to come back with what came of it: longer than a claim, and an outage.
+const LOST_AFTER: Duration = Duration::from_secs(30);
+/// For as long as anybody would wait for the pair.
+const SAVE_TRIES: u32 = 60;
+const SAVE_WAIT: Duration = Duration::from_millis(500);
 const CLAIM_WAIT: Duration = Duration::from_millis(50);
 const CLAIM_TRIES: u32 = 300;

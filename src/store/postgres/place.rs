@@ -7,7 +7,6 @@ use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use super::SILENCE;
-use crate::store::patience::DEADLINE;
 
 /// A database, with the password it wants; shows no more than where it is.
 #[derive(Clone, PartialEq, Eq)]
@@ -33,11 +32,14 @@ impl Place {
         }
         let is_here =
             config.get_hosts().iter().all(is_here) && config.get_hostaddrs().iter().all(IpAddr::is_loopback);
-        if !known.contains("sslmode=") {
-            config.ssl_mode(if is_here { SslMode::Disable } else { SslMode::Require });
-        }
+        let told = known.contains("sslmode=");
+        // `prefer` would speak in clear to whoever says that it knows no TLS, password and all.
+        match (config.get_ssl_mode(), is_here) {
+            (SslMode::Prefer, false) => config.ssl_mode(SslMode::Require),
+            (SslMode::Prefer, true) if !told => config.ssl_mode(SslMode::Disable),
+            _ => &mut config,
+        };
         config
-            .connect_timeout(DEADLINE)
             .tcp_user_timeout(SILENCE)
             .keepalives_idle(SILENCE)
             // After a fail-over the one that takes writes is wanted, whichever of the hosts that is.
@@ -46,6 +48,36 @@ impl Place {
             config.application_name("mcp-auth-proxy");
         }
         Ok(Place(config))
+    }
+
+    /// Each host by itself, in their order: one that is silent must not use up the time of the next.
+    pub(super) fn hosts(&self) -> Vec<Config> {
+        let (names, addresses, ports) = (self.0.get_hosts(), self.0.get_hostaddrs(), self.0.get_ports());
+        let alone = |at: usize| {
+            let mut alone = Config::new();
+            match names.get(at) {
+                Some(Host::Tcp(name)) => _ = alone.host(name),
+                #[cfg(unix)]
+                Some(Host::Unix(path)) => _ = alone.host_path(path),
+                None => {}
+            }
+            addresses.get(at).map(|address| alone.hostaddr(*address));
+            ports.get(at).or(ports.first()).map(|port| alone.port(*port));
+            self.0.get_user().map(|user| alone.user(user));
+            self.0.get_password().map(|password| alone.password(password));
+            self.0.get_dbname().map(|name| alone.dbname(name));
+            self.0.get_options().map(|options| alone.options(options));
+            self.0.get_application_name().map(|name| alone.application_name(name));
+            alone
+                .ssl_mode(self.0.get_ssl_mode())
+                .ssl_negotiation(self.0.get_ssl_negotiation())
+                .channel_binding(self.0.get_channel_binding())
+                .target_session_attrs(self.0.get_target_session_attrs())
+                .keepalives_idle(SILENCE)
+                .tcp_user_timeout(SILENCE);
+            alone
+        };
+        (0..names.len().max(addresses.len())).map(alone).collect()
     }
 
     pub(super) fn config(&self) -> &Config {
@@ -103,6 +135,7 @@ mod tests {
         assert_eq!(mode("postgres://u:p@db.example.com/x"), SslMode::Require);
         assert_eq!(mode("postgres://u:p@db.example.com/x?sslmode=disable"), SslMode::Disable);
         assert_eq!(mode("postgres://u:p@db.example.com/x?sslmode=verify-full"), SslMode::Require);
+        assert_eq!(mode("postgres://u:p@db.example.com/x?sslmode=prefer"), SslMode::Require);
         assert_eq!(mode("postgres://u:p@localhost/x"), SslMode::Disable);
         assert_eq!(mode("postgres://u:p@127.0.0.1,db.example.com/x"), SslMode::Require);
         assert_eq!(mode("postgresql:///x?host=/var/run/postgresql"), SslMode::Disable);

@@ -13,22 +13,25 @@ impl Source {
     }
 }
 
-/// KEYS: record. ARGV: now, content, version, owner, end, kept for. 1 when there was none.
+/// KEYS: record. ARGV: now, content, version, owner, end, kept for. 1 when there was none, or when it is the very one:
+/// the library asks again when an answer was lost, and versions are random and the writer's own.
 pub(super) static CREATE: Source = Source(LazyLock::new(|| {
     Script::new(
-        "local ends = redis.call('HGET', KEYS[1], 'e')
-         if ends and tonumber(ends) > tonumber(ARGV[1]) then return 0 end
+        "local known = redis.call('HMGET', KEYS[1], 'v', 'e')
+         if known[1] == ARGV[3] then return 1 end
+         if known[2] and tonumber(known[2]) > tonumber(ARGV[1]) then return 0 end
          redis.call('HSET', KEYS[1], 'b', ARGV[2], 'v', ARGV[3], 'o', ARGV[4], 'e', ARGV[5])
          if ARGV[6] == '' then redis.call('PERSIST', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[6]) end
          return 1",
     )
 }));
 
-/// The same with the version that was seen. 1 when it was still there. Versions are compared as text: numbers in
+/// The same with the version that was seen. 1 when it was still there, or when the new one is there already. Versions are compared as text: numbers in
 /// Lua have 53 bits.
 pub(super) static REPLACE: Source = Source(LazyLock::new(|| {
     Script::new(
         "local known = redis.call('HMGET', KEYS[1], 'v', 'e')
+         if known[1] == ARGV[3] then return 1 end
          if not known[1] or known[1] ~= ARGV[7] or tonumber(known[2]) <= tonumber(ARGV[1]) then return 0 end
          redis.call('HSET', KEYS[1], 'b', ARGV[2], 'v', ARGV[3], 'o', ARGV[4], 'e', ARGV[5])
          if ARGV[6] == '' then redis.call('PERSIST', KEYS[1]) else redis.call('PEXPIRE', KEYS[1], ARGV[6]) end
