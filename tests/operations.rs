@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mcp_auth_proxy::seal::parse_key;
 use serde_json::Value;
-use support::github::User;
+use support::github::{Endpoint, Fault, User};
 use support::program::Program;
 use support::proxy::{Proxy, Tokens};
 use support::stores::{self, KEY, Store};
@@ -227,6 +227,74 @@ async fn a_store_moves_into_another_and_nobody_is_logged_out() {
         let returned = Program::start(&back, &yaml.replace(&source.url, &database), "info");
         place.proxy.ping_at(returned.address(), &tokens.access).await.expect(200);
     }
+}
+
+// Redis shows a few names at a time, and none of ours may be among the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_not_empty_is_not_copied_onto_whatever_else_is_in_it() {
+    let test = "a_store_that_is_not_empty_is_not_copied_onto_whatever_else_is_in_it";
+    let Some(target) = stores::redis(test).await else { return };
+    let source = stores::all(test).await.swap_remove(0);
+    let place = Place::on(&source).await;
+    place.login("octocat").await;
+    let mut foreign = ::redis::cmd("MSET");
+    (0..20_000).for_each(|number| {
+        foreign.arg(format!("another:{number}")).arg(1);
+    });
+    let _: () = stores::say(&target.url, &foreign).await;
+    let other = Place::on(&target).await;
+    other.login("octocat").await;
+    let copied = place.run(&["store", "copy", &source.url, &target.url]);
+    assert_eq!(copied.status.code(), Some(1), "{copied:?}");
+    assert!(String::from_utf8_lossy(&copied.stderr).contains("is not empty"), "{copied:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_of_two_people_is_asked_about() {
+    let store = stores::all("a_login_of_two_people_is_asked_about").await.swap_remove(0);
+    let place = Place::on(&store).await;
+    place.login("octocat").await;
+    place.proxy.github.world().edit_user("octocat", |user| user.login = "formercat".into());
+    place.proxy.github.world().add_user(User::new(99, "octocat"));
+    place.login("octocat").await;
+    for command in ["list", "revoke"] {
+        let output = place.run(&["grants", command, "--person", "octocat"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(told.contains("octocat may mean id:99 or id:583231"), "{told}");
+    }
+    let meant = place.json(&["grants", "list", "--person", "id:99"]);
+    assert_eq!((meant.len(), &meant[0]["person"]), (1, &99.into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_github_did_not_delete_is_told() {
+    let store = stores::all("what_github_did_not_delete_is_told").await.swap_remove(0);
+    let place = Place::on(&store).await;
+    let tokens = place.login("octocat").await;
+    let world = || place.proxy.github.world();
+    world().fail(Endpoint::DeleteToken, Fault::Status(502));
+    let revoked = place.run(&["grants", "revoke", "--person", "octocat"]);
+    assert_eq!(revoked.status.code(), Some(1), "{revoked:?}");
+    assert_eq!(String::from_utf8_lossy(&revoked.stdout), "1 grant revoked\n");
+    assert!(String::from_utf8_lossy(&revoked.stderr).contains("GitHub did not delete"), "{revoked:?}");
+    ends(&place.proxy, &tokens).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_makes_no_trail_and_concerns_are_told() {
+    let Some(redis) = stores::OwnRedis::start("looking_makes_no_trail_and_concerns_are_told", &[]).await
+    else {
+        return;
+    };
+    let place = Place::on(&redis.store()).await;
+    let elsewhere = TempDir::new();
+    let yaml = std::fs::read_to_string(place.dir.path().join("proxy.yaml")).expect("read");
+    std::fs::write(elsewhere.path().join("proxy.yaml"), yaml).expect("written");
+    said(&run(elsewhere.path(), &["people", "list"]));
+    let checked = said(&run(elsewhere.path(), &["store", "check"]));
+    assert!(checked.contains("Concern          Redis keeps no append-only file"), "{checked}");
+    assert!(!elsewhere.path().join("audit.jsonl").exists(), "only who changes something writes it down");
 }
 
 #[test]
