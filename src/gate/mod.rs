@@ -239,6 +239,7 @@ impl Gate {
             Ok(credential) => credential,
             Err(CredentialError::Gone) => {
                 self.families.revoke(id).await.map_err(store_down)?;
+                self.credentials.ended(id, &family);
                 return Ok(None);
             }
             Err(CredentialError::Store(error)) => return Err(store_down(error)),

@@ -23,8 +23,9 @@ use self::pair::TokenPair;
 use super::admission::{Admission, Admitted};
 use super::{GitHub, Granted, Profile, TokenState, Trouble, scopes};
 use crate::clock::{Clock, Time};
-use crate::protocol::family::Stage;
+use crate::protocol::family::{Family, Stage};
 use crate::protocol::injection::Identity;
+use crate::protocol::token::FamilyId;
 use crate::seal::KeyRing;
 use crate::store::families::Families;
 use crate::store::people::{CredentialRecord, People};
@@ -190,6 +191,11 @@ impl Credentials {
             }
             inner.keep_saving(&key);
         });
+    }
+
+    /// A grant was ended because its credential is gone: for the trail.
+    pub fn ended(&self, id: &FamilyId, family: &Family) {
+        self.0.github.telemetry.audit(&Event::of("revoke", id, family).with("without a credential"));
     }
 
     /// Asks GitHub and the allow-list again, for a grant that is about to be renewed. GitHub being out of

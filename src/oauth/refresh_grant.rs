@@ -89,6 +89,7 @@ impl AuthorizationServer {
             Ok(()) => Ok(()),
             Err(CredentialError::Gone) => {
                 self.parts.families.revoke(id).await.map_err(OAuthError::unavailable)?;
+                self.parts.credentials.ended(id, family);
                 Err(invalid_grant("the GitHub credential or the permission to be here is gone"))
             }
             Err(CredentialError::Store(error)) => Err(OAuthError::unavailable(error)),
