@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::rig::Rig;
 use crate::support::http as plain;
-use crate::support::program::is_for_people;
+use crate::support::program::{is_for_people, processor_ticks};
 use crate::support::proxy::Setup;
 use crate::support::raw;
 use crate::support::upstream::{RESULT, events, json};
@@ -67,14 +67,6 @@ pub async fn is_closed(stream: &mut TcpStream, within: Duration) -> bool {
 fn raise_own_limit() {
     let own = format!("prlimit --pid {} --nofile=$(ulimit -Hn):$(ulimit -Hn)", std::process::id());
     let _ = Command::new("sh").arg("-c").arg(own).status();
-}
-
-/// The processor time a process has used, in clock ticks of 10 ms.
-fn processor_ticks(pid: u32) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
-    let after_name = stat.rsplit(')').next().expect("a name in brackets");
-    let fields: Vec<&str> = after_name.split_whitespace().collect();
-    fields[11].parse::<u64>().expect("a number") + fields[12].parse::<u64>().expect("a number")
 }
 
 /// The middle of the times that some pings take.

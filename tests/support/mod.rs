@@ -4,6 +4,7 @@
 pub mod balancer;
 pub mod browser;
 pub mod canary;
+pub mod crowd;
 pub mod documents;
 pub mod github;
 pub mod http;

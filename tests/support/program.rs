@@ -81,6 +81,18 @@ impl Program {
         self.child.id()
     }
 
+    /// The processor time it has used, in clock ticks of 10 ms.
+    pub fn processor_ticks(&self) -> u64 {
+        processor_ticks(self.pid())
+    }
+
+    /// The memory it has, in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it is there");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Whether it has not ended.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("it can be asked").is_none()
@@ -116,6 +128,14 @@ impl Program {
     pub fn said(&self) -> String {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// The processor time a process has used, in clock ticks of 10 ms.
+pub fn processor_ticks(pid: u32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let after_name = stat.rsplit(')').next().expect("a name in brackets");
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    fields[11].parse::<u64>().expect("a number") + fields[12].parse::<u64>().expect("a number")
 }
 
 /// The program under test: this build's, or the one that `MCP_AUTH_PROXY` names, which should be a release build.
