@@ -41,6 +41,11 @@ differential: release
 backends:
     tests/backends/run cargo test
 
+# the figures of docs/scaling.md; takes ten minutes, and two cores of its own
+scale:
+    cargo build --release --bin mcp-auth-proxy
+    MCP_AUTH_PROXY=target/release/mcp-auth-proxy tests/backends/run cargo test --test scale -- --ignored --nocapture --test-threads 1
+
 # the table of docs/security.md, from what tests say they hold
 security:
     UPDATE=1 cargo test --test catalogue
