@@ -159,6 +159,10 @@ impl App {
             workers
                 .push(worker(number, listener, seen.clone(), draining.clone()).map_err(StartError::Runtime)?);
         }
+        // Here and not in the task below, which may run a moment after the first question.
+        if store.can_be_used() {
+            lasting.readiness.enter();
+        }
         let followed = fixed.followed();
         side.handle().spawn(store.ready(
             followed,

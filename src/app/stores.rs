@@ -120,6 +120,11 @@ impl Awaited {
 }
 
 impl Store {
+    /// Whether nothing is waited for.
+    pub(super) fn can_be_used(&self) -> bool {
+        self.awaited.is_none()
+    }
+
     /// Waits until the store can be used, says so, and looks after which key writes.
     pub(super) async fn ready(
         self,
@@ -140,8 +145,8 @@ impl Store {
                 }
             }
             info!(store = %self.config, "the store can be used; ready now");
+            readiness.enter();
         }
-        readiness.enter();
         keys::follow(self.records, (keys, in_use), self.config, clock, look).await;
     }
 }
