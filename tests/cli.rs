@@ -127,6 +127,28 @@ fn does_not_start(place: &Place, expected: &str) {
 // === Words ===
 
 #[test]
+fn check_says_what_operators_will_see_and_what_stands_in_the_way() {
+    let all = "drain_delay: 5s\nmetrics: 127.0.0.1:9464\naudit: /nowhere/trail.jsonl\n\
+               traces: {endpoint: 'http://127.0.0.1:4318/v1/traces'}\n";
+    let said = text(&Place::new(all).run(&["check"]).stdout);
+    for expected in [
+        "Metrics on       http://127.0.0.1:9464/metrics\n",
+        "Audit trail      /nowhere/trail.jsonl\n",
+        "Traces to        http://127.0.0.1:4318/v1/traces\n",
+        "Drains for       5s, after 5s of being not ready\n",
+        "would not start: the directory /nowhere of the audit trail does not exist\n",
+    ] {
+        assert!(said.contains(expected), "{expected}{said}");
+    }
+    let place = Place::new("metrics: 127.0.0.1:9464");
+    let file = place.path().join("proxy.yaml");
+    let yaml = std::fs::read_to_string(&file).expect("read");
+    std::fs::write(&file, yaml.replace("listen: 127.0.0.1:0", "listen: 127.0.0.1:9464")).expect("written");
+    let said = text(&place.run(&["check"]).stdout);
+    assert!(said.contains("would not start: metrics: and listen: are both 127.0.0.1:9464\n"), "{said}");
+}
+
+#[test]
 fn check_says_what_would_be_served_where() {
     let elsewhere = Place::new("store: sqlite:/nowhere/at/all/proxy.db");
     let output = elsewhere.run(&["check"]);

@@ -674,6 +674,23 @@ async fn a_call_is_a_part_of_its_clients_trace_and_the_upstream_goes_on_in_it() 
     assert_eq!(json!(client.said), json!({ "http.response.status_code": 200 }));
 }
 
+// A forgotten path and a collector that is away look the same: no traces, and nobody knows why.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_takes_nothing_is_told_of_once() {
+    let dir = TempDir::new();
+    let extra = "traces: {endpoint: 'http://127.0.0.1:1/v1/traces'}".to_owned();
+    let (proxy, program) = Proxy::as_process(Setup { extra, ..Setup::default() }, &dir, "info").await;
+    let told = || program.said().matches("the collector does not take the traces").count();
+    for _ in 0..2 {
+        proxy.get("/").await.expect(200);
+        eventually(|| told() > 0).await;
+    }
+    program.terminate();
+    eventually(|| program.said().contains("stopped")).await;
+    assert_eq!(told(), 1, "{}", program.said());
+    assert!(program.said().contains("Connection refused"), "{}", program.said());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_outside_of_any_trace_begins_one() {
     let collector = Mcp::start().await;

@@ -4,7 +4,7 @@
 //! would be forged to the others, and log people out. So a shared store is told of a new key first, and the key
 //! writes once everybody had the time to learn it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -25,9 +25,7 @@ pub(super) fn key_ring(config: &Config, clock: &Clock) -> Result<KeyRing, StartE
     let ring = match (KeyRing::new(&config.keys), &config.store) {
         (Some(ring), _) => ring,
         (None, StoreConfig::Sqlite(path)) => {
-            let mut file = path.clone().into_os_string();
-            file.push(".key");
-            let (database, path) = (path, PathBuf::from(file));
+            let (database, path) = (path, beside(path));
             let key = keyfile::own_key(&path, database, clock);
             let key = key.map_err(|problem| StartError::KeyFile { path, problem })?;
             KeyRing::new(&[key]).expect("one key")
@@ -40,6 +38,13 @@ pub(super) fn key_ring(config: &Config, clock: &Clock) -> Result<KeyRing, StartE
         }
     };
     Ok(ring)
+}
+
+/// The file of the key of an embedded store.
+pub(super) fn beside(database: &Path) -> PathBuf {
+    let mut file = database.as_os_str().to_owned();
+    file.push(".key");
+    PathBuf::from(file)
 }
 
 /// Refuses keys that are strangers to the store: under them every login in it would be dead. Changes nothing. Blocks.

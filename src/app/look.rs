@@ -3,6 +3,7 @@
 use super::install_crypto;
 use crate::clock::Clock;
 use crate::config::{Config, StoreConfig};
+use crate::telemetry::audit::Destination;
 use crate::tls;
 use crate::upstream::Target;
 
@@ -20,7 +21,20 @@ pub fn obstacles(config: &Config) -> Vec<String> {
     let missing = directory.filter(|directory| !directory.is_dir());
     let missing =
         missing.map(|directory| format!("the store's directory {} does not exist", directory.display()));
-    upstreams.chain(missing).collect()
+    upstreams.chain(missing).chain(no_trail(config)).chain(one_listener_twice(config)).collect()
+}
+
+fn no_trail(config: &Config) -> Option<String> {
+    let Some(Destination::File(path)) = &config.audit else { return None };
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty())?;
+    let missing = !directory.is_dir();
+    missing.then(|| format!("the directory {} of the audit trail does not exist", directory.display()))
+}
+
+fn one_listener_twice(config: &Config) -> Option<String> {
+    let metrics = config.metrics?;
+    let is_same = metrics.port() != 0 && config.listen == metrics;
+    is_same.then(|| format!("metrics: and listen: are both {metrics}"))
 }
 
 /// What would not keep it from starting, and should be known.

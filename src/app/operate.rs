@@ -6,6 +6,7 @@ mod health;
 mod rows;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -38,6 +39,7 @@ use crate::tls::Authorities;
 pub struct Operator {
     side: Side,
     clock: Clock,
+    records: Arc<Authentic<KeyRing>>,
     families: Families,
     people: People,
     credentials: Credentials,
@@ -56,6 +58,16 @@ pub enum OperateError {
     Store(#[from] StoreError),
     #[error("{0}")]
     Refused(String),
+}
+
+impl OperateError {
+    /// Says which store is in trouble.
+    pub fn at(self, store: &str) -> Self {
+        match self {
+            OperateError::Store(error) => OperateError::Refused(format!("{store}: {error}")),
+            other => other,
+        }
+    }
 }
 
 impl From<PrepareError> for OperateError {
@@ -84,8 +96,8 @@ pub struct Chosen {
 #[derive(Debug)]
 pub struct Revoked {
     pub grants: usize,
-    /// People whose tokens GitHub did not delete.
-    pub left_at_github: usize,
+    /// People whose tokens GitHub did not delete, by login.
+    pub left_at_github: Vec<String>,
     /// What kept it from going on.
     pub trouble: Option<StoreError>,
 }
@@ -99,9 +111,9 @@ impl Operator {
         if !side.block_on(is_known(&*raw, &ring))? {
             return Err(StartError::Keys(keys::STRANGERS.to_owned()).into());
         }
-        let records: Arc<dyn Records> = Arc::new(Authentic::new(raw, ring.clone()));
+        let records = Arc::new(Authentic::new(raw, ring.clone()));
         let families = Families::new(records.clone(), clock.clone(), config.lifetimes);
-        let people = People::new(records, clock.clone(), config.lifetimes.refresh_max);
+        let people = People::new(records.clone(), clock.clone(), config.lifetimes.refresh_max);
         let telemetry = Telemetry::silent(clock.clone());
         let tuning = super::Tuning::default();
         let github = compose::github(&config, &clock, &tuning, &telemetry).map_err(StartError::Http)?;
@@ -112,7 +124,12 @@ impl Operator {
         let credentials = Credentials::new(github, kept, ring, clock.clone(), judging, Arc::default());
         // A table on standard output is no place for a trail.
         let trail = config.audit.filter(|destination| *destination != Destination::Stdout);
-        Ok(Operator { side, clock, families, people, credentials, trail })
+        Ok(Operator { side, clock, records, families, people, credentials, trail })
+    }
+
+    /// Whether what was listed is not all: other logins are kept under keys that are not configured.
+    pub fn is_partial(&self) -> bool {
+        self.records.has_passed_over()
     }
 
     /// Everybody whose credential is kept, by login.
@@ -138,7 +155,7 @@ impl Operator {
     pub fn grants(&self, chosen: &Chosen) -> Result<Vec<Grant>, OperateError> {
         let logins = self.logins()?;
         let person = chosen.person.as_deref().map(|person| whose(person, &logins)).transpose()?;
-        let mut found = Vec::new();
+        let (mut found, mut is_known) = (Vec::new(), chosen.client.is_none());
         let lifetimes = *self.families.lifetimes();
         self.each_family(|id, family| {
             let named = chosen.grants.is_empty() || chosen.grants.contains(&id.short());
@@ -146,6 +163,7 @@ impl Operator {
             let of_client = chosen.client.as_ref().is_none_or(|client| {
                 *client == family.client_id || client.eq_ignore_ascii_case(&family.client_name)
             });
+            is_known |= of_client;
             let early = chosen.before.is_none_or(|before| family.created < before);
             if named && of_person && of_client && early {
                 found.push(Grant {
@@ -172,6 +190,11 @@ impl Operator {
         {
             return Err(OperateError::Refused(format!("there is no grant {missing}; nothing was done")));
         }
+        if !is_known {
+            let client = chosen.client.as_deref().unwrap_or_default();
+            let told = format!("no client called {client} has a grant; `grants list` shows who has");
+            return Err(OperateError::Refused(told));
+        }
         found.sort_by(|one, other| (one.granted, &one.grant).cmp(&(other.granted, &other.grant)));
         Ok(found)
     }
@@ -180,7 +203,7 @@ impl Operator {
     /// in between.
     pub fn revoke(&self, grants: &[Grant]) -> Result<Revoked, OperateError> {
         let trail = self.trail()?;
-        let mut revoked = Revoked { grants: 0, left_at_github: 0, trouble: None };
+        let mut revoked = Revoked { grants: 0, left_at_github: Vec::new(), trouble: None };
         self.side.block_on(async {
             for grant in grants {
                 if let Err(error) = self.families.revoke(&grant.id).await {
@@ -191,11 +214,16 @@ impl Operator {
                 revoked.grants += 1;
             }
             let (done, mut seen) = (&grants[..revoked.grants], HashSet::new());
-            for Grant { family, .. } in done.iter().filter(|grant| seen.insert(&grant.family.credential)) {
+            for Grant { family, login, .. } in
+                done.iter().filter(|grant| seen.insert(&grant.family.credential))
+            {
                 match self.credentials.discard_if_unused(family).await {
                     Ok(None) => {}
                     Ok(Some(telling)) => {
-                        revoked.left_at_github += usize::from(!telling.await.unwrap_or(false))
+                        if !telling.await.unwrap_or(false) {
+                            let name = login.clone().unwrap_or_else(|| family.person.to_string());
+                            revoked.left_at_github.push(name);
+                        }
                     }
                     Err(error) => revoked.trouble = Some(error),
                 }
@@ -288,13 +316,19 @@ fn reach(
         }
         // Opening would make an empty one.
         StoreConfig::Sqlite(path) if !path.exists() => {
-            return Err(OperateError::Refused(format!("there is no store at {}", path.display())));
+            return Err(OperateError::Refused(no_store(path)));
         }
         _ => {}
     }
     let ring = Arc::new(keys::key_ring(config, clock)?);
     let place = place(&config.store, &config.authorities, config.store_connections, clock, side)?;
     Ok((place, ring))
+}
+
+/// With the whole path: a relative one counts from wherever somebody is.
+fn no_store(path: &Path) -> String {
+    let whole = std::path::absolute(path);
+    format!("there is no store at {}", whole.as_deref().unwrap_or(path).display())
 }
 
 /// A store to look into: nothing is made in it.
@@ -319,7 +353,9 @@ fn shared(
     side: &Side,
 ) -> Result<Arc<dyn Shared>, OperateError> {
     let shared = stores::client_of(store, authorities, connections, clock, side.handle())?;
-    shared.ok_or_else(|| OperateError::Refused("memory: is no store that can be opened".to_owned()))
+    shared.ok_or_else(|| {
+        OperateError::Refused("memory: is in the process that serves; nobody else can open it".to_owned())
+    })
 }
 
 async fn is_known(records: &dyn Records, keys: &KeyRing) -> Result<bool, StoreError> {

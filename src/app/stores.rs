@@ -26,7 +26,7 @@ use crate::tls::Authorities;
 pub(super) struct Store {
     pub records: Arc<dyn Records>,
     /// Of a shared one that could not be reached at once.
-    awaited: Option<Arc<Awaited>>,
+    awaited: Option<(Arc<Awaited>, String)>,
     config: StoreConfig,
 }
 
@@ -93,7 +93,7 @@ fn await_shared(
         Some(Err(_)) | None => StoreError::unreachable("no answer yet"),
     };
     warn!(store = %store, error = %trouble, "the store cannot be used yet; not ready until it can");
-    Ok(Store { records: opening, awaited: Some(awaited), config: store })
+    Ok(Store { records: opening, awaited: Some((awaited, trouble.to_string())), config: store })
 }
 
 enum Obstacle {
@@ -133,7 +133,7 @@ impl Store {
         readiness: Arc<Readiness>,
         look: Duration,
     ) {
-        if let Some(awaited) = &self.awaited {
+        if let Some((awaited, mut told)) = self.awaited {
             while let Err(obstacle) = awaited.attempt(&keys, &self.config, &clock).await {
                 match obstacle {
                     // Found out only now: nothing is served from it, nothing is changed in it.
@@ -141,7 +141,14 @@ impl Store {
                         error!(store = %self.config, %error, "the store must not be used as it is");
                         sleep(look * 30).await;
                     }
-                    Obstacle::Trouble(_) => sleep(look).await,
+                    Obstacle::Trouble(error) => {
+                        let error = error.to_string();
+                        if error != told {
+                            warn!(store = %self.config, error, "the store cannot be used yet");
+                            told = error;
+                        }
+                        sleep(look).await;
+                    }
                 }
             }
             info!(store = %self.config, "the store can be used; ready now");

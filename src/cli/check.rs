@@ -38,6 +38,7 @@ fn report(config: &Config) -> String {
     lines.push(format!("Who may log in   {}", who(&config.allow)));
     lines.push(format!("Store            {}", store(&config.store, config.keys.len())));
     lines.push(format!("Registration     {}", if config.registration { "open" } else { "off" }));
+    lines.extend(seen_by_operators(config));
     lines.push(String::new());
     for resource in &config.resources {
         lines.push(resource.resource.url().to_owned());
@@ -47,6 +48,18 @@ fn report(config: &Config) -> String {
         lines.push(format!("  injects        {}", listed(&names)));
     }
     lines.join("\n") + "\n"
+}
+
+/// Only what is configured.
+fn seen_by_operators(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    lines.extend(config.metrics.map(|at| format!("Metrics on       http://{at}/metrics")));
+    lines.extend(config.audit.as_ref().map(|to| format!("Audit trail      {to}")));
+    lines.extend(config.traces.as_ref().map(|to| format!("Traces to        {}", to.endpoint)));
+    let delay = (!config.drain_delay.is_zero()).then_some(config.drain_delay);
+    let delay = delay.map(|delay| format!(", after {delay:?} of being not ready")).unwrap_or_default();
+    lines.push(format!("Drains for       {:?}{delay}", config.drain));
+    lines
 }
 
 fn who(allow: &Allow) -> String {

@@ -8,32 +8,26 @@ mod table;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 
 use crate::config::Problem;
 use crate::process;
 
 /// OAuth 2.1 in front of any MCP server: people log in at GitHub, it gets their token as a header.
 #[derive(Parser)]
-#[command(name = "mcp-auth-proxy", version, args_conflicts_with_subcommands = true, after_help = EXAMPLE)]
+#[command(name = "mcp-auth-proxy", version, after_help = EXAMPLE)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    file: File,
-}
-
-#[derive(Args)]
-struct File {
     /// The configuration
-    #[arg(long, short, value_name = "FILE", default_value = "proxy.yaml")]
+    #[arg(long, short, value_name = "FILE", default_value = "proxy.yaml", global = true)]
     config: PathBuf,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Check the configuration, say what would be served where, and exit
-    Check(File),
+    Check,
     /// Who has logged in
     #[command(subcommand)]
     People(operate::People),
@@ -67,14 +61,15 @@ impl Cli {
         if let Err(error) = process::keep_to_itself() {
             return fail(format_args!("cannot keep its memory to itself: {error}"));
         }
+        let config = &self.config;
         match self.command {
-            Some(Command::Check(file)) => check::check(&file.config),
-            Some(Command::People(command)) => command.run(),
-            Some(Command::Grants(command)) => command.run(),
-            Some(Command::Revoke(command)) => command.run(),
+            Some(Command::Check) => check::check(config),
+            Some(Command::People(command)) => command.run(config),
+            Some(Command::Grants(command)) => command.run(config),
+            Some(Command::Revoke(command)) => command.run(config),
             Some(Command::Keys(command)) => command.run(),
-            Some(Command::Store(command)) => command.run(),
-            None => serve::serve(&self.file.config),
+            Some(Command::Store(command)) => command.run(config),
+            None => serve::serve(config),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What operators ask of a store, while the proxy runs or not: who is there, what they granted, and an end to it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::table::{self, Row, say};
-use super::{EXIT_USAGE, File, fail, refuse};
+use super::{EXIT_USAGE, fail, refuse};
 use crate::app::operate::{self, Chosen, Copied, Grant, Health, OperateError, Operator, Person, Revoked};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
@@ -22,9 +22,7 @@ pub(super) enum People {
 
 #[derive(Args)]
 pub(super) struct Listing {
-    #[command(flatten)]
-    file: File,
-    /// As a JSON array, for scripts
+    /// As JSON, for scripts
     #[arg(long)]
     json: bool,
 }
@@ -40,8 +38,6 @@ pub(super) enum Grants {
     },
     /// Ends grants: their tokens are refused everywhere within a second
     Revoke {
-        #[command(flatten)]
-        file: File,
         /// As `grants list` names them
         #[arg(value_name = "GRANT")]
         grants: Vec<String>,
@@ -65,8 +61,6 @@ pub(super) struct Of {
 
 #[derive(Args)]
 pub(super) struct Revoke {
-    #[command(flatten)]
-    file: File,
     /// Really all
     #[arg(long, required = true)]
     all: bool,
@@ -101,9 +95,9 @@ pub(super) enum Store {
 }
 
 impl People {
-    pub(super) fn run(self) -> ExitCode {
-        let People::List(Listing { file, json }) = self;
-        with(&file, |operator| {
+    pub(super) fn run(self, config: &Path) -> ExitCode {
+        let People::List(Listing { json }) = self;
+        with(config, |operator| {
             table::print(&operator.people()?, json);
             Ok(())
         })
@@ -111,19 +105,19 @@ impl People {
 }
 
 impl Grants {
-    pub(super) fn run(self) -> ExitCode {
+    pub(super) fn run(self, config: &Path) -> ExitCode {
         match self {
-            Grants::List { listing: Listing { file, json }, of } => with(&file, |operator| {
+            Grants::List { listing: Listing { json }, of } => with(config, |operator| {
                 table::print(&operator.grants(&of.chosen(Vec::new()))?, json);
                 Ok(())
             }),
-            Grants::Revoke { file, grants, of, dry_run } => {
+            Grants::Revoke { grants, of, dry_run } => {
                 if grants.is_empty() && of.person.is_none() && of.client.is_none() {
                     return usage(
                         "name grants, --person or --client; all of them: mcp-auth-proxy revoke --all",
                     );
                 }
-                with(&file, |operator| revoke(operator, &of.chosen(grants), dry_run))
+                with(config, |operator| revoke(operator, &of.chosen(grants), dry_run))
             }
         }
     }
@@ -136,13 +130,13 @@ impl Of {
 }
 
 impl Revoke {
-    pub(super) fn run(self) -> ExitCode {
+    pub(super) fn run(self, config: &Path) -> ExitCode {
         let now = Clock::system().now();
         let before = match self.before.as_deref().map(|text| moment(text, now)).transpose() {
             Ok(before) => before,
             Err(problem) => return usage(&format!("--before: {problem}")),
         };
-        with(&self.file, |operator| revoke(operator, &Chosen { before, ..Chosen::default() }, self.dry_run))
+        with(config, |operator| revoke(operator, &Chosen { before, ..Chosen::default() }, self.dry_run))
     }
 }
 
@@ -160,12 +154,14 @@ fn revoke(operator: &Operator, chosen: &Chosen, dry_run: bool) -> Result<(), Ope
     if let Some(error) = trouble {
         return Err(OperateError::Refused(format!("not all of {number}: {error}; the rest is as it was")));
     }
-    match left_at_github {
-        0 => Ok(()),
-        people => Err(OperateError::Refused(format!(
-            "GitHub did not delete the tokens of {people} of these people; delete them there, or let them end there"
-        ))),
+    if left_at_github.is_empty() {
+        return Ok(());
     }
+    // They are no longer kept here, so this is the last that is heard of them.
+    Err(OperateError::Refused(format!(
+        "GitHub did not delete the tokens of {}; they can end them at GitHub, under Settings, Applications",
+        left_at_github.join(", ")
+    )))
 }
 
 impl Keys {
@@ -177,21 +173,29 @@ impl Keys {
 }
 
 impl Store {
-    pub(super) fn run(self) -> ExitCode {
+    pub(super) fn run(self, config: &Path) -> ExitCode {
         match self {
-            Store::Check(Listing { file, json }) => {
-                let Some(config) = load(&file) else { return ExitCode::from(EXIT_USAGE) };
-                told(operate::health(config, Clock::system()), |health| {
+            Store::Check(Listing { json }) => {
+                let Some(config) = load(config) else { return ExitCode::from(EXIT_USAGE) };
+                let store = config.store.to_string();
+                let health = operate::health(config, Clock::system());
+                told(health.map_err(|error| error.at(&store)), |health| {
                     say(&shown(&health, json));
                     if health.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
                 })
             }
             Store::Copy { from, to, ca_file } => {
                 let copied = operate::copy(&from, &to, ca_file.as_deref(), Clock::system());
-                told(copied, |Copied { records, later }| {
+                told(copied, |Copied { records, later, key }| {
                     say(&format!(
                         "{records} records copied, {later} of them changed meanwhile and were copied again\n"
                     ));
+                    if let Some(key) = key {
+                        let key = key.display();
+                        say(&format!(
+                            "They are read with the key in {key}: put it in keys: of whoever uses the copy\n"
+                        ));
+                    }
                     ExitCode::SUCCESS
                 })
             }
@@ -199,14 +203,23 @@ impl Store {
     }
 }
 
-fn with(file: &File, work: impl FnOnce(&Operator) -> Result<(), OperateError>) -> ExitCode {
-    let Some(config) = load(file) else { return ExitCode::from(EXIT_USAGE) };
-    let done = Operator::open(config, Clock::system()).and_then(|operator| work(&operator));
-    told(done, |()| ExitCode::SUCCESS)
+fn with(path: &Path, work: impl FnOnce(&Operator) -> Result<(), OperateError>) -> ExitCode {
+    let Some(config) = load(path) else { return ExitCode::from(EXIT_USAGE) };
+    let store = config.store.to_string();
+    let done = Operator::open(config, Clock::system()).and_then(|operator| {
+        let done = work(&operator);
+        if operator.is_partial() {
+            eprintln!(
+                "mcp-auth-proxy: {store} has logins that none of the configured keys reads; see `store check`"
+            );
+        }
+        done
+    });
+    told(done.map_err(|error| error.at(&store)), |()| ExitCode::SUCCESS)
 }
 
-fn load(file: &File) -> Option<Config> {
-    Config::load(&file.config).map_err(|problems| refuse(&file.config, &problems)).ok()
+fn load(path: &Path) -> Option<Config> {
+    Config::load(path).map_err(|problems| refuse(path, &problems)).ok()
 }
 
 fn told<T>(done: Result<T, OperateError>, then: impl FnOnce(T) -> ExitCode) -> ExitCode {
@@ -279,7 +292,11 @@ fn shown(health: &Health, as_json: bool) -> String {
         format!("Reached in       {} ms", health.milliseconds),
         format!(
             "Keys             {}",
-            if health.keys_known { "those of the store" } else { "strange to the store" }
+            match (health.keys_known, health.records.is_empty()) {
+                (true, true) => "nothing is written yet, so any would do",
+                (true, false) => "those of the store",
+                (false, _) => "strange to the store",
+            }
         ),
     ];
     let counts = health.records.iter().map(|(kind, number)| format!("{kind} {number}"));

@@ -35,7 +35,9 @@ fn until_signalled(mut app: App, mut signals: Signals, path: &Path) -> ExitCode 
     while let Told::Reload = signals.wait() {
         reload(&mut app, path);
     }
-    tracing::info!("draining: open requests are finished, new ones are refused; a second signal cuts them");
+    tracing::info!(
+        "draining: not ready any more; after drain_delay nothing new is taken and what is open finishes; a second signal cuts it"
+    );
     let cut = app.cut();
     let second = std::thread::spawn(move || {
         while let Told::Reload = signals.wait() {}

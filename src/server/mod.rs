@@ -339,9 +339,9 @@ fn log(method: &Method, path: &str, client: IpAddr, response: &Response<Body>, t
     let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     // Escaped, cut: a path is a stranger's text.
     let path: String = path.chars().take(128).collect();
-    let is_a_check = status == 200 && ["/healthz", "/readyz"].contains(&path.as_str());
+    let is_a_check = ["/healthz", "/readyz"].contains(&path.as_str());
     if is_a_check {
-        // One every few seconds from every orchestrator.
+        // One every few seconds from every orchestrator; why one is not ready has its own line.
         debug!(%method, ?path, status, duration_ms, %client, "request");
     } else if status >= 500 {
         error!(%method, ?path, status, duration_ms, %client, person, login, outcome, cause, "request");

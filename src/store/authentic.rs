@@ -5,6 +5,7 @@
 //! whole cannot be told from the outside; SECURITY.md says so.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Created, Page, Pending, Record, Records, Replaced};
 use crate::protocol::token::{Authenticator, TAG_BYTES};
@@ -13,17 +14,23 @@ use crate::protocol::token::{Authenticator, TAG_BYTES};
 pub struct Authentic<K> {
     records: Arc<dyn Records>,
     keys: Arc<K>,
+    has_passed_over: AtomicBool,
 }
 
 impl<K: Authenticator + Send + Sync> Authentic<K> {
     /// Guards what is kept in `records`.
     pub fn new(records: Arc<dyn Records>, keys: Arc<K>) -> Self {
-        Authentic { records, keys }
+        Authentic { records, keys, has_passed_over: AtomicBool::new(false) }
     }
 
     /// Whether a record as the store keeps it carries our MAC, or needs none.
     pub fn is_ours(&self, key: &str, record: Record) -> bool {
         self.opened(key, record).is_some()
+    }
+
+    /// Whether a page was without a login that is not ours: of keys that are not configured, or changed by others.
+    pub fn has_passed_over(&self) -> bool {
+        self.has_passed_over.load(Ordering::Relaxed)
     }
 
     fn tagged(&self, key: &str, mut record: Record) -> Record {
@@ -102,11 +109,18 @@ impl<K: Authenticator + Send + Sync> Records for Authentic<K> {
     fn page<'a>(&'a self, after: Option<&'a str>) -> Pending<'a, Page> {
         Box::pin(async move {
             let Page { records, next } = self.records.page(after).await?;
-            let opened =
-                |(key, record): (String, Record)| self.opened(&key, record).map(|record| (key, record));
+            let opened = |(key, record): (String, Record)| {
+                let record = self.opened(&key, record);
+                if record.is_none() && LOGINS.iter().any(|prefix| key.starts_with(prefix)) {
+                    self.has_passed_over.store(true, Ordering::Relaxed);
+                }
+                record.map(|record| (key, record))
+            };
             Ok(Page { records: records.into_iter().filter_map(opened).collect(), next })
         })
     }
 }
 
 const KIND: &str = "record";
+/// Other kinds of records need no MAC of ours.
+const LOGINS: [&str; 2] = ["family/", "credential/"];

@@ -4,15 +4,19 @@
 use std::cell::RefCell;
 use std::io::{self, Write};
 
-use tracing::{Level, Metadata};
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Starts logging to standard error. `MCP_AUTH_PROXY_LOG` chooses the level (default `info`), in the syntax of
 /// tracing's EnvFilter.
 pub fn start() {
-    let filter = EnvFilter::builder().with_env_var("MCP_AUTH_PROXY_LOG");
-    let filter = filter.with_default_directive(Level::INFO.into()).from_env_lossy();
+    #[expect(clippy::disallowed_methods, reason = "needed before there is a configuration")]
+    let wanted = std::env::var(VARIABLE).unwrap_or_default();
+    let is_understood = is_understood(&wanted);
+    let filter = EnvFilter::builder().with_default_directive(Level::INFO.into());
+    let filter = filter.parse_lossy(if is_understood { &wanted } else { "" });
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(Stderr)
@@ -20,6 +24,15 @@ pub fn start() {
         .with_ansi(false);
     // Fails only when somebody (a test, an example) logs already.
     let _ = subscriber.try_init();
+    if !is_understood {
+        warn!("{VARIABLE} is not understood; it takes error, warn, info, debug, trace or off");
+    }
+}
+
+/// A single word that is no level would be taken for a module's name, and leave nothing else to be said.
+fn is_understood(wanted: &str) -> bool {
+    let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
+    wanted.is_empty() || is_level(wanted) || wanted.contains('=') && wanted.parse::<EnvFilter>().is_ok()
 }
 
 /// Makes this thread collect its lines.
@@ -87,3 +100,19 @@ impl Write for Line {
 }
 
 const BLOCK: usize = 16 << 10;
+const VARIABLE: &str = "MCP_AUTH_PROXY_LOG";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_does_not_silence_the_log() {
+        for fine in ["", "debug", "WARN", "off", "info,mcp_auth_proxy::gate=debug"] {
+            assert!(is_understood(fine), "{fine}");
+        }
+        for bad in ["verbose", "debug verbose", "a=loud"] {
+            assert!(!is_understood(bad), "{bad}");
+        }
+    }
+}

@@ -35,6 +35,7 @@ mod otlp {
     use std::future::Future;
     use std::pin::Pin;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     use bytes::Bytes;
@@ -49,6 +50,7 @@ mod otlp {
     use opentelemetry_sdk::Resource;
     use opentelemetry_sdk::trace::{Sampler, SdkTracer, SdkTracerProvider, Span as SdkSpan};
     use tokio::runtime::Handle;
+    use tracing::{info, warn};
 
     use super::{NoTraces, Settings};
 
@@ -87,7 +89,7 @@ mod otlp {
                 .with_protocol(Protocol::HttpJson)
                 .with_endpoint(settings.endpoint.clone())
                 .with_timeout(TIMEOUT)
-                .with_http_client(Sender { client, side: side.clone() })
+                .with_http_client(Sender { client, side: side.clone(), is_failing: Arc::default() })
                 .build()
                 .map_err(|error| NoTraces(error.to_string()))?;
             let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sample)));
@@ -201,6 +203,7 @@ mod otlp {
     struct Sender {
         client: reqwest::Client,
         side: Handle,
+        is_failing: Arc<AtomicBool>,
     }
 
     impl fmt::Debug for Sender {
@@ -218,18 +221,44 @@ mod otlp {
             'a: 'b,
             Self: 'b,
         {
-            let client = self.client.clone();
+            let (client, is_failing) = (self.client.clone(), self.is_failing.clone());
             let sent = self.side.spawn(async move {
-                let (parts, body) = request.into_parts();
-                let call =
-                    client.request(parts.method, parts.uri.to_string()).headers(parts.headers).body(body);
-                let answer = call.timeout(TIMEOUT).send().await?;
-                let status = answer.status();
-                let mut response = Response::new(answer.bytes().await?);
-                *response.status_mut() = status;
-                Ok::<_, reqwest::Error>(response)
+                let answer = send(&client, request).await;
+                tell(&answer, is_failing.swap(is_taken(&answer).is_err(), Ordering::Relaxed));
+                answer
             });
             Box::pin(async move { Ok(sent.await??) })
+        }
+    }
+
+    async fn send(client: &reqwest::Client, request: Request<Bytes>) -> reqwest::Result<Response<Bytes>> {
+        let (parts, body) = request.into_parts();
+        let call = client.request(parts.method, parts.uri.to_string()).headers(parts.headers).body(body);
+        let answer = call.timeout(TIMEOUT).send().await?;
+        let status = answer.status();
+        let mut response = Response::new(answer.bytes().await?);
+        *response.status_mut() = status;
+        Ok(response)
+    }
+
+    fn is_taken(answer: &reqwest::Result<Response<Bytes>>) -> Result<(), String> {
+        match answer {
+            Ok(answer) if answer.status().is_success() => Ok(()),
+            Ok(answer) => Err(format!("answered {}", answer.status())),
+            Err(error) => {
+                let causes =
+                    std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+                Err(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+            }
+        }
+    }
+
+    /// Once when it begins and once when it is over.
+    fn tell(answer: &reqwest::Result<Response<Bytes>>, was_failing: bool) {
+        match (is_taken(answer), was_failing) {
+            (Err(error), false) => warn!(error, "the collector does not take the traces; they are lost"),
+            (Ok(()), true) => info!("the collector takes the traces again"),
+            (Err(_), true) | (Ok(()), false) => {}
         }
     }
 

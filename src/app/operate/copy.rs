@@ -1,11 +1,11 @@
 //! A store copied into another: the way from one machine to several, and back.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{OperateError, each, place, shared};
+use super::{OperateError, each, no_store, place, shared};
 use crate::app::side::Side;
-use crate::app::{StartError, install_crypto};
+use crate::app::{StartError, install_crypto, keys};
 use crate::clock::Clock;
 use crate::config::raw::expanded;
 use crate::config::{StoreConfig, store_place};
@@ -18,6 +18,8 @@ pub struct Copied {
     pub records: u64,
     /// Changed while it was copied.
     pub later: u64,
+    /// The key that the copy needs too, where it is in a file beside the store.
+    pub key: Option<PathBuf>,
 }
 
 /// Copies one store into another, which must be empty: what was ended since an earlier copy would live again.
@@ -36,7 +38,7 @@ pub fn copy(from: &str, to: &str, ca_file: Option<&Path>, clock: Clock) -> Resul
     if let StoreConfig::Sqlite(path) = &from
         && !path.exists()
     {
-        return Err(OperateError::Refused(format!("there is no store at {}", path.display())));
+        return Err(OperateError::Refused(no_store(path)));
     }
     let open = |store: &StoreConfig| place(store, &authorities, COPY_CONNECTIONS, &clock, &side);
     let (source, target) = (open(&from)?, open(&to)?);
@@ -48,7 +50,7 @@ pub fn copy(from: &str, to: &str, ca_file: Option<&Path>, clock: Clock) -> Resul
             format!("{to} is not empty; grants that have ended meanwhile would live again by a copy over it");
         return Err(OperateError::Refused(told));
     }
-    let mut copied = Copied { records: 0, later: 0 };
+    let mut copied = Copied { records: 0, later: 0, key: key_beside(&from) };
     let mut versions: HashMap<String, u64> = HashMap::new();
     each(&side, &*source, |key, record| {
         let version = record.version;
@@ -72,6 +74,11 @@ pub fn copy(from: &str, to: &str, ca_file: Option<&Path>, clock: Clock) -> Resul
         copied.records -= 1;
     }
     Ok(copied)
+}
+
+fn key_beside(store: &StoreConfig) -> Option<PathBuf> {
+    let StoreConfig::Sqlite(path) = store else { return None };
+    Some(keys::beside(path)).filter(|file| file.exists())
 }
 
 fn authorities(file: Option<&Path>) -> Result<Authorities, OperateError> {

@@ -26,6 +26,13 @@ impl Place {
              parameters that tokio-postgres knows"
                 .to_owned()
         };
+        // What follows the first @ would be taken for a host, and shown.
+        let authority = text.split_once("://").map_or("", |(_, rest)| rest);
+        let authority = authority.split(['/', '?', '#']).next().unwrap_or_default();
+        if authority.matches('@').count() > 1 {
+            return Err("has more than one @ before its host: write one in a user's name or password as %40"
+                .to_owned());
+        }
         let mut config: Config = known.parse().map_err(|_| problem())?;
         if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
             return Err(problem());
@@ -154,6 +161,7 @@ mod tests {
             "postgres:///x",
             "postgres://u:s3cret@h/x?sslmode=s3cret",
             "postgres://u@h:s3cret/x",
+            "postgres://u:p@s3cret@h/x",
         ] {
             let problem = Place::parse(bad).expect_err(bad);
             assert!(!problem.contains("s3cret"), "{problem}");
