@@ -4,8 +4,8 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,6 @@ use mcp_auth_proxy::store::families::{Families, Rotated};
 use mcp_auth_proxy::store::memory::Memory;
 use mcp_auth_proxy::store::steady::Steady;
 use mcp_auth_proxy::store::{Created, Page, Pending, Record, Records, Replaced, StoreError, Unfit};
-use support::all;
 use support::canary::is_nowhere;
 use support::github::{Endpoint, TokenKind};
 use support::http::{self as plain, Answer};
@@ -27,6 +26,7 @@ use support::proxy::{Proxy, Setup, Tokens};
 use support::relay::{Relay, Weather};
 use support::stores::{self, KEY, OwnRedis, Store};
 use support::upstream::events;
+use support::{TempDir, all, eventually};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
@@ -832,24 +832,44 @@ async fn a_redis_in_trouble_says_so_and_is_used_again_at_once() {
 // ST-11: while it loads its data, and when it wants a password that it was not given.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_loads_is_waited_for() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("bound");
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut buffer = [0; 4096];
-                while let Ok(1..) = stream.read(&mut buffer).await {
-                    let _ = stream.write_all(b"-LOADING Redis is loading the dataset in memory\r\n").await;
-                }
-            });
-        }
-    });
-    let setup =
-        Setup { store: format!("redis://{address}"), extra: format!("keys: ['{KEY}']"), ..Setup::default() };
+    let setup = always_says(&Arc::new(Mutex::new(LOADING))).await;
     let proxy = Proxy::with(setup).await;
     proxy.get("/readyz").await.expect(503);
     proxy.get("/healthz").await.expect(200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_waited_for_is_said_once_and_again_when_it_is_something_else() {
+    let (words, dir) = (Arc::new(Mutex::new(LOADING)), TempDir::new());
+    let (_proxy, program) = Proxy::as_process(always_says(&words).await, &dir, "info").await;
+    let told = |what: &str| program.said().lines().filter(|line| line.contains(what)).count();
+    assert_eq!(told("is loading"), 1, "{}", program.said());
+    *words.lock().unwrap() = "-NOPERM this user has no permissions\r\n";
+    eventually(|| told("no permissions") == 1).await;
+    assert_eq!(told("is loading"), 1, "once is enough: {}", program.said());
+}
+
+/// A proxy on a Redis that has one answer to everything.
+async fn always_says(words: &Arc<Mutex<&'static str>>) -> Setup {
+    let (listener, words) = (TcpListener::bind("127.0.0.1:0").await.expect("a port"), words.clone());
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let words = words.clone();
+            tokio::spawn(async move {
+                let mut buffer = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                    let commands = buffer[..length].iter().filter(|byte| **byte == b'*').count();
+                    let words = words.lock().unwrap().repeat(commands);
+                    let _ = stream.write_all(words.as_bytes()).await;
+                }
+            });
+        }
+    });
+    Setup { store: format!("redis://{address}"), extra: format!("keys: ['{KEY}']"), ..Setup::default() }
+}
+
+const LOADING: &str = "-LOADING Redis is loading the dataset in memory\r\n";
 
 /// The rights that docs/stores.md asks for, and no others.
 const ACL: &str = "ACL SETUSER proxy reset on >from-tests ~mcp-auth-proxy:* +hset +hget +hmget +hsetnx +del +pexpire \
