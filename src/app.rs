@@ -153,6 +153,7 @@ impl App {
         let swept = sweep::sweep(lasting.records.clone(), lasting.gates.clone(), clock.clone(), tuning.sweep);
         side.handle().spawn(swept);
         let metrics = numbers(metrics, &lasting, seen.clone(), side.handle())?;
+        store.introduce(&keys, &clock, side.handle());
         let (drain, draining) = watch::channel(Drain::No);
         let mut workers = Vec::new();
         for (number, listener) in listeners.into_iter().enumerate() {

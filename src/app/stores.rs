@@ -125,6 +125,19 @@ impl Store {
         self.awaited.is_none()
     }
 
+    /// Tells an open store of the keys, before anything can be written with them: a wrong key at the next start must be
+    /// known for one however early this process ends. Trouble is not told: [`Store::ready`] tries again. Blocks.
+    pub(super) fn introduce(&self, keys: &Arc<KeyRing>, clock: &Clock, side: &Handle) {
+        if self.can_be_used() {
+            let (records, keys, config) = (self.records.clone(), keys.clone(), self.config.clone());
+            let clock = clock.clone();
+            let announced = async move {
+                timeout(FIRST_LOOK, keys::announce(&*records, &keys, &config, &clock)).await.is_ok()
+            };
+            done_on(side, announced);
+        }
+    }
+
     /// Waits until the store can be used, says so, and looks after which key writes.
     pub(super) async fn ready(
         self,
