@@ -27,6 +27,11 @@ impl Time {
         Time(millis)
     }
 
+    /// As people and scripts read it, in UTC, to the second (RFC 3339).
+    pub fn to_rfc3339(self) -> String {
+        humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(self.millis())).to_string()
+    }
+
     /// The moment `seconds` seconds after the epoch.
     pub const fn from_seconds(seconds: u64) -> Self {
         Time(seconds.saturating_mul(1000))

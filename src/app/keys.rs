@@ -77,7 +77,12 @@ pub(super) async fn are_known<R: Records + ?Sized>(
     if store.is_shared() && !known.is_empty() {
         keys.write_with(writing(&since(records, &own).await?, clock.now()));
     }
-    Ok(known.is_empty() || own.iter().any(|own| known.contains(&format!("{OWNER}/{own}"))))
+    Ok(is_one_of(&known, &own))
+}
+
+/// Whether one of our keys is one of those that have written to a store, which may be none yet.
+pub(super) fn is_one_of(known: &[String], own: &[String]) -> bool {
+    known.is_empty() || own.iter().any(|own| known.contains(&format!("{OWNER}/{own}")))
 }
 
 /// Tells the store of the keys: which have written to it, for good, and in a shared one which are in use since when,

@@ -18,7 +18,7 @@ use crate::server::{Readiness, Tallies};
 use crate::store::Records;
 use crate::store::watched::{Verb, Watched, Watcher};
 use crate::telemetry::Telemetry;
-use crate::telemetry::audit::Audit;
+use crate::telemetry::audit::{Audit, Destination};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::{self, Tracer};
 use crate::tls::{Files, Shown};
@@ -84,11 +84,7 @@ impl Lasting {
     /// What operators are told, as configured. The trail is opened anew, so that it can be rotated; spans that wait
     /// are sent where they were to go.
     pub(super) fn telemetry(&self, config: &Config) -> Result<Telemetry, StartError> {
-        let audit = config.audit.clone().map(|destination| {
-            let opened = Audit::open(destination.clone());
-            opened.map(Arc::new).map_err(|source| StartError::Audit { destination, source })
-        });
-        let audit = audit.transpose()?;
+        let audit = trail(config.audit.clone())?;
         let tracer = self.tracer(config)?;
         Ok(Telemetry::new(self.metrics.clone(), audit, tracer, self.clock.clone()))
     }
@@ -139,6 +135,15 @@ impl Lasting {
         }
         Ok(shown)
     }
+}
+
+/// Opens the audit trail, where there is to be one.
+pub(super) fn trail(destination: Option<Destination>) -> Result<Option<Arc<Audit>>, StartError> {
+    let opened = destination.map(|destination| {
+        let opened = Audit::open(destination.clone());
+        opened.map(Arc::new).map_err(|source| StartError::Audit { destination, source })
+    });
+    opened.transpose()
 }
 
 /// Every gate that somebody still goes through: streams hold the one that they came by.

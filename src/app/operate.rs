@@ -18,7 +18,7 @@ pub use health::{Health, health};
 pub use rows::{Grant, Person};
 
 use super::side::Side;
-use super::{StartError, compose, install_crypto, keys, stores};
+use super::{StartError, compose, install_crypto, keys, lasting, stores};
 use crate::clock::{Clock, Time};
 use crate::config::{Config, StoreConfig};
 use crate::github::admission::Admission;
@@ -32,7 +32,7 @@ use crate::store::people::{CredentialRecord, People};
 use crate::store::sqlite::Sqlite;
 use crate::store::{Page, PrepareError, Record, Records, Shared, StoreError};
 use crate::telemetry::Telemetry;
-use crate::telemetry::audit::{Audit, Destination, Event};
+use crate::telemetry::audit::{Destination, Event};
 use crate::tls::Authorities;
 
 /// Somebody at the command line, with the store that a configuration names.
@@ -107,7 +107,7 @@ impl Operator {
     pub fn open(config: Config, clock: Clock) -> Result<Self, OperateError> {
         install_crypto();
         let side = Side::start().map_err(StartError::Runtime)?;
-        let (raw, ring) = reach(&config, &clock, &side)?;
+        let (Place { records: raw, .. }, ring) = reach(&config, &clock, &side)?;
         if !side.block_on(is_known(&*raw, &ring))? {
             return Err(StartError::Keys(keys::STRANGERS.to_owned()).into());
         }
@@ -233,11 +233,8 @@ impl Operator {
     }
 
     fn trail(&self) -> Result<Telemetry, OperateError> {
-        let opened = self.trail.clone().map(|destination| {
-            let opened = Audit::open(destination.clone());
-            opened.map(Arc::new).map_err(|source| StartError::Audit { destination, source })
-        });
-        Ok(Telemetry::new(Arc::default(), opened.transpose()?, None, self.clock.clone()))
+        let trail = lasting::trail(self.trail.clone())?;
+        Ok(Telemetry::new(Arc::default(), trail, None, self.clock.clone()))
     }
 
     /// Everybody's login, of when GitHub was last asked: a person with several credentials has several records.
@@ -303,11 +300,7 @@ fn whose(person: &str, logins: &HashMap<u64, (String, Time)>) -> Result<u64, Ope
 }
 
 /// The store of a configuration, which must be there, and its keys.
-fn reach(
-    config: &Config,
-    clock: &Clock,
-    side: &Side,
-) -> Result<(Arc<dyn Records>, Arc<KeyRing>), OperateError> {
+fn reach(config: &Config, clock: &Clock, side: &Side) -> Result<(Place, Arc<KeyRing>), OperateError> {
     match &config.store {
         StoreConfig::Memory => {
             return Err(OperateError::Refused(
@@ -331,36 +324,35 @@ fn no_store(path: &Path) -> String {
     format!("there is no store at {}", whole.as_deref().unwrap_or(path).display())
 }
 
-/// A store to look into: nothing is made in it.
+/// A store to look into.
+struct Place {
+    records: Arc<dyn Records>,
+    /// The same, where several processes may share it.
+    shared: Option<Arc<dyn Shared>>,
+}
+
+/// Opens a store; nothing is made in it.
 fn place(
     store: &StoreConfig,
     authorities: &Authorities,
     connections: usize,
     clock: &Clock,
     side: &Side,
-) -> Result<Arc<dyn Records>, OperateError> {
+) -> Result<Place, OperateError> {
     if let StoreConfig::Sqlite(path) = store {
-        return Ok(Arc::new(Sqlite::open(path, clock.clone()).map_err(StartError::Store)?));
+        let records = Arc::new(Sqlite::open(path, clock.clone()).map_err(StartError::Store)?);
+        return Ok(Place { records, shared: None });
     }
-    Ok(shared(store, authorities, connections, clock, side)?)
-}
-
-fn shared(
-    store: &StoreConfig,
-    authorities: &Authorities,
-    connections: usize,
-    clock: &Clock,
-    side: &Side,
-) -> Result<Arc<dyn Shared>, OperateError> {
     let shared = stores::client_of(store, authorities, connections, clock, side.handle())?;
-    shared.ok_or_else(|| {
+    let shared = shared.ok_or_else(|| {
         OperateError::Refused("memory: is in the process that serves; nobody else can open it".to_owned())
-    })
+    })?;
+    Ok(Place { records: shared.clone(), shared: Some(shared) })
 }
 
 async fn is_known(records: &dyn Records, keys: &KeyRing) -> Result<bool, StoreError> {
     let known = records.owned_by(keys::OWNER).await?;
-    Ok(known.is_empty() || keys.names().iter().any(|own| known.contains(&format!("{}/{own}", keys::OWNER))))
+    Ok(keys::is_one_of(&known, &keys.names()))
 }
 
 fn each(

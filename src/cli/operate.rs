@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -249,16 +249,18 @@ fn moment(text: &str, now: Time) -> Result<Time, String> {
     millis.map(Time::from_millis).ok_or_else(told)
 }
 
-fn date(time: Time) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(time.millis())).to_string()
-}
-
 impl Row for Person {
     const COLUMNS: &'static [&'static str] = &["LOGIN", "ID", "GRANTS", "LAST ACTIVE", "CONFIRMED BY GITHUB"];
 
     fn cells(&self) -> Vec<String> {
-        let active = self.last_active.map_or_else(|| "-".to_owned(), date);
-        vec![self.login.clone(), self.id.to_string(), self.grants.to_string(), active, date(self.checked)]
+        let active = self.last_active.map_or_else(|| "-".to_owned(), Time::to_rfc3339);
+        vec![
+            self.login.clone(),
+            self.id.to_string(),
+            self.grants.to_string(),
+            active,
+            self.checked.to_rfc3339(),
+        ]
     }
 }
 
@@ -267,10 +269,10 @@ impl Row for Grant {
         &["GRANT", "LOGIN", "CLIENT", "RESOURCE", "SCOPES", "GRANTED", "REFRESHED", "ENDS"];
 
     fn cells(&self) -> Vec<String> {
-        let refreshed = self.refreshed.map_or_else(|| "code pending".to_owned(), date);
+        let refreshed = self.refreshed.map_or_else(|| "code pending".to_owned(), Time::to_rfc3339);
         let login = self.login.clone().unwrap_or_else(|| self.person.to_string());
         let (client, resource) = (self.client.clone(), self.resource.clone());
-        let (granted, ends) = (date(self.granted), date(self.ends));
+        let (granted, ends) = (self.granted.to_rfc3339(), self.ends.to_rfc3339());
         vec![self.grant.clone(), login, client, resource, self.scopes.clone(), granted, refreshed, ends]
     }
 }
@@ -331,6 +333,6 @@ mod tests {
 
     #[test]
     fn dates_are_written_in_utc() {
-        assert_eq!(date(Time::from_seconds(1_795_867_200)), "2026-11-28T12:00:00Z");
+        assert_eq!(Time::from_seconds(1_795_867_200).to_rfc3339(), "2026-11-28T12:00:00Z");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::{OperateError, each, no_store, place, shared};
+use super::{OperateError, Place, each, no_store, place};
 use crate::app::side::Side;
 use crate::app::{StartError, install_crypto, keys};
 use crate::clock::Clock;
@@ -41,9 +41,9 @@ pub fn copy(from: &str, to: &str, ca_file: Option<&Path>, clock: Clock) -> Resul
         return Err(OperateError::Refused(no_store(path)));
     }
     let open = |store: &StoreConfig| place(store, &authorities, COPY_CONNECTIONS, &clock, &side);
-    let (source, target) = (open(&from)?, open(&to)?);
-    if to.is_shared() {
-        side.block_on(shared(&to, &authorities, COPY_CONNECTIONS, &clock, &side)?.prepare())?;
+    let (source, Place { records: target, shared }) = (open(&from)?.records, open(&to)?);
+    if let Some(shared) = shared {
+        side.block_on(shared.prepare())?;
     }
     if !is_empty(&side, &*target)? {
         let told =

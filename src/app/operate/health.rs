@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::{OperateError, each, is_known, reach, shared};
+use super::{OperateError, Place, each, is_known, reach};
 use crate::app::side::Side;
 use crate::app::{StartError, install_crypto, keys};
 use crate::clock::Clock;
@@ -47,10 +47,8 @@ pub fn health(config: Config, clock: Clock) -> Result<Health, OperateError> {
         unreadable: 0,
         concerns: Vec::new(),
     };
-    let (raw, ring) = reach(&config, &clock, &side)?;
-    if config.store.is_shared() {
-        let (authorities, connections) = (&config.authorities, config.store_connections);
-        let shared = shared(&config.store, authorities, connections, &clock, &side)?;
+    let (Place { records: raw, shared }, ring) = reach(&config, &clock, &side)?;
+    if let Some(shared) = shared {
         health.concerns = side.block_on(shared.prepare())?;
     }
     let began = Instant::now();

@@ -1,7 +1,5 @@
 //! What is listed, as tables and JSON show it.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use serde::{Serialize, Serializer};
 
 use crate::clock::Time;
@@ -47,8 +45,7 @@ pub struct Grant {
 }
 
 fn moment<S: Serializer>(time: &Time, serializer: S) -> Result<S::Ok, S::Error> {
-    let moment = UNIX_EPOCH + Duration::from_millis(time.millis());
-    serializer.collect_str(&humantime::format_rfc3339_seconds(moment))
+    serializer.serialize_str(&time.to_rfc3339())
 }
 
 fn moment_if_any<S: Serializer>(time: &Option<Time>, serializer: S) -> Result<S::Ok, S::Error> {
