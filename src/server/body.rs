@@ -13,11 +13,21 @@ use crate::upstream;
 /// The body of a response.
 pub enum Body {
     Full(Option<Bytes>),
-    /// With the person's leave to have it open.
-    Stream(upstream::Answer, Held<u64>),
+    /// Of an upstream, all there; with the person's leave to have it open.
+    Whole(Option<Bytes>, Held<u64>),
+    /// Of an upstream, with the same leave.
+    Stream(Box<upstream::Answer>, Held<u64>),
 }
 
 impl Body {
+    /// An upstream's answer, for as long as the person may have it open.
+    pub fn answer(mut answer: upstream::Answer, held: Held<u64>) -> Self {
+        match answer.whole() {
+            Some(bytes) => Body::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()), held),
+            None => Body::Stream(Box::new(answer), held),
+        }
+    }
+
     /// Whether it is a stream of events that may last.
     pub fn is_events(&self) -> bool {
         matches!(self, Body::Stream(answer, _) if answer.is_events())
@@ -45,21 +55,25 @@ impl hyper::body::Body for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
-            Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Full(bytes) | Body::Whole(bytes, _) => {
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
             Body::Stream(answer, _) => Pin::new(answer).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Body::Full(bytes) => bytes.is_none(),
+            Body::Full(bytes) | Body::Whole(bytes, _) => bytes.is_none(),
             Body::Stream(answer, _) => answer.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Body::Full(bytes) | Body::Whole(bytes, _) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
             Body::Stream(answer, _) => answer.size_hint(),
         }
     }

@@ -27,7 +27,7 @@ use super::seats::{Answering, Farewell, Request as OpenRequest, Seated, Seats, T
 use super::secure;
 use super::sniff::{Opened, Sniffed, sniff};
 use super::{Current, Server};
-use crate::telemetry;
+use crate::{telemetry, upstream};
 
 /// How far the end has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,10 +120,7 @@ pub async fn work(
                     drop((held, open));
                 });
             },
-            _ = ticks.tick() => {
-                telemetry::flush();
-                seats.tick(current.now().bounds.patience());
-            }
+            _ = ticks.tick() => pass_time(&current, &seats),
             _ = drain.changed() => {}
         }
     }
@@ -131,10 +128,7 @@ pub async fn work(
     loop {
         tokio::select! {
             _ = closed.recv() => break,
-            _ = ticks.tick() => {
-                telemetry::flush();
-                seats.tick(current.now().bounds.patience());
-            }
+            _ = ticks.tick() => pass_time(&current, &seats),
             ended = drain.wait_for(|drain| *drain == Drain::Now) => {
                 drop(ended);
                 break;
@@ -143,6 +137,14 @@ pub async fn work(
     }
     telemetry::flush();
     Ok(())
+}
+
+/// What a core does now and then.
+fn pass_time(current: &Current, seats: &Seats) {
+    let server = current.now();
+    telemetry::flush();
+    seats.tick(server.bounds.patience());
+    upstream::tidy(server.clock.now());
 }
 
 /// Out of descriptors, most likely: waiting lets some come back, spinning would not.

@@ -101,7 +101,7 @@ impl Server {
         let (took, failure) = (began.elapsed(), outcome.as_ref().err().map(upstream::Failure::word));
         self.telemetry.metrics.upstream(Word::Path(published.path.clone()), took, failure);
         let response = match outcome {
-            Ok(response) => response.map(|answer| Body::Stream(answer, held)),
+            Ok(response) => response.map(|answer| Body::answer(answer, held)),
             Err(failure) => reply::upstream_failure(failure),
         };
         let status = response.status().as_u16();

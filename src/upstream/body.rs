@@ -1,6 +1,5 @@
 //! Bodies in both directions. Frames are passed on as they come; nothing is kept between two polls.
 
-use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +11,8 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::{info, warn};
 
-use super::pool::Returns;
+use super::http1::{Arrival, Cut};
+use super::pool::Home;
 use super::sse;
 use crate::gate::PermitWatch;
 
@@ -25,10 +25,6 @@ pub enum RequestBody {
 }
 
 impl RequestBody {
-    pub fn whole(bytes: Bytes) -> Self {
-        RequestBody::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()))
-    }
-
     pub fn streaming(body: Incoming, max: u64, patience: Duration) -> Self {
         RequestBody::Streaming { body, left: max, frames: Arc::default(), patience: Patience::new(patience) }
     }
@@ -41,10 +37,10 @@ impl RequestBody {
         }
     }
 
-    /// The same body for a second request, where that is possible.
-    pub fn again(&self) -> Option<Bytes> {
+    /// All of it, where it is all there.
+    pub fn whole(&self) -> Option<&[u8]> {
         match self {
-            RequestBody::Whole(bytes) => Some(bytes.clone().unwrap_or_default()),
+            RequestBody::Whole(bytes) => Some(bytes.as_deref().unwrap_or_default()),
             RequestBody::Streaming { .. } => None,
         }
     }
@@ -52,7 +48,7 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
+    type Error = BodyTrouble;
 
     fn poll_frame(
         self: Pin<&mut Self>,
@@ -66,12 +62,12 @@ impl Body for RequestBody {
         };
         // Trailers never become headers, so they go nowhere.
         let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
-            return patience.poll_end(context).map(|()| Some(Err(TooSlow.into())));
+            return patience.poll_end(context).map(|()| Some(Err(BodyTrouble::TooSlow)));
         };
-        match frame.transpose().map_err(|_| Cut)?.map(Frame::into_data) {
+        match frame.transpose().map_err(|_| BodyTrouble::Cut)?.map(Frame::into_data) {
             Some(Ok(data)) => {
                 patience.earn(data.len());
-                *left = left.checked_sub(data.len() as u64).ok_or(TooLarge)?;
+                *left = left.checked_sub(data.len() as u64).ok_or(BodyTrouble::TooLarge)?;
                 frames.fetch_add(1, Ordering::Relaxed);
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
@@ -122,39 +118,32 @@ impl Patience {
     }
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("the body is too large")]
-pub struct TooLarge;
-
-#[derive(Debug, thiserror::Error)]
-#[error("the body did not arrive in time")]
-pub struct TooSlow;
-
-#[derive(Debug, thiserror::Error)]
-#[error("the body broke off, or is none")]
-pub struct Cut;
-
-/// Whether sending failed for a reason of ours.
-pub fn is_caused_by<E: Error + 'static>(error: &hyper::Error) -> bool {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if cause.is::<E>() {
-            return true;
-        }
-        source = cause.source();
-    }
-    false
+/// Why a request's body is not to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyTrouble {
+    #[error("the body is too large")]
+    TooLarge,
+    #[error("the body did not arrive in time")]
+    TooSlow,
+    #[error("the body broke off, or is none")]
+    Cut,
 }
-
-/// An upstream connection in use; goes back to the pool when its answer was read to the end.
-pub type Lease = Returns;
 
 /// The body of an answer to a client. Ends cleanly only when the upstream's did.
 pub struct Answer {
-    body: Incoming,
-    lease: Option<Lease>,
+    arrival: Arrival,
+    home: Home,
     watch: Watch,
-    ended: bool,
+    state: State,
+}
+
+#[derive(PartialEq, Eq)]
+enum State {
+    Streaming,
+    /// It goes no further. What was passed on before leaves first: whoever drives the connection drops that when it
+    /// meets an error.
+    Failing,
+    Ended,
 }
 
 /// Who looks at the permit while an answer streams.
@@ -173,12 +162,30 @@ enum Watch {
 pub struct Broken;
 
 impl Answer {
-    pub(super) fn plain(body: Incoming, lease: Lease, watch: PermitWatch, recheck: Duration) -> Self {
-        Answer { body, lease: Some(lease), watch: Watch::Asleep(watch, recheck), ended: false }
+    pub(super) fn plain(arrival: Arrival, home: Home, watch: PermitWatch, recheck: Duration) -> Self {
+        Answer::new(arrival, home, Watch::Asleep(watch, recheck))
     }
 
-    pub(super) fn events(body: Incoming, lease: Lease, events: sse::Stream) -> Self {
-        Answer { body, lease: Some(lease), watch: Watch::Events(Box::new(events)), ended: false }
+    pub(super) fn events(arrival: Arrival, home: Home, events: sse::Stream) -> Self {
+        Answer::new(arrival, home, Watch::Events(Box::new(events)))
+    }
+
+    fn new(arrival: Arrival, home: Home, watch: Watch) -> Self {
+        let mut answer = Answer { arrival, home, watch, state: State::Streaming };
+        answer.free();
+        answer
+    }
+
+    /// All of it, where it is all there and nothing is left to be watched.
+    pub fn whole(&mut self) -> Option<Bytes> {
+        (matches!(self.watch, Watch::Asleep(..)) && self.arrival.is_whole()).then(|| self.arrival.take_data())
+    }
+
+    /// Others may have the connection as soon as nothing more comes by it.
+    fn free(&mut self) {
+        if let Some(io) = self.arrival.free() {
+            self.home.take_back(io);
+        }
     }
 
     /// Whether it is an event stream that we can read.
@@ -202,25 +209,16 @@ impl Answer {
         }
     }
 
-    fn poll_upstream(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
-        loop {
-            match ready!(Pin::new(&mut self.body).poll_frame(context)).transpose() {
-                Ok(Some(frame)) => match frame.into_data() {
-                    Ok(data) => return Poll::Ready(Some(Ok(data))),
-                    // Trailers could carry what headers may not.
-                    Err(_) => continue,
-                },
-                Ok(None) => return Poll::Ready(None),
-                Err(error) => return Poll::Ready(Some(Err(error))),
-            }
-        }
+    fn fail<T>(&mut self, context: &mut Context<'_>) -> Poll<T> {
+        self.state = State::Failing;
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 
-    fn finish(&mut self) {
-        self.ended = true;
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
+    fn poll_upstream(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        let polled = self.arrival.poll(context);
+        self.free();
+        polled
     }
 }
 
@@ -233,18 +231,20 @@ impl Body for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
-        if this.ended {
-            return Poll::Ready(None);
+        match this.state {
+            State::Streaming => {}
+            State::Failing => return Poll::Ready(Some(Err(Broken))),
+            State::Ended => return Poll::Ready(None),
         }
         loop {
             let data = match (this.poll_upstream(context), &mut this.watch) {
                 (Poll::Ready(Some(Err(error))), _) => {
                     warn!(%error, "the upstream broke off an answer");
-                    return Poll::Ready(Some(Err(Broken)));
+                    return this.fail(context);
                 }
                 (Poll::Ready(None), watch) => {
                     let rest = if let Watch::Events(events) = watch { events.rest() } else { None };
-                    this.finish();
+                    this.state = State::Ended;
                     return Poll::Ready(rest.map(|rest| Ok(Frame::data(rest))));
                 }
                 (Poll::Ready(Some(Ok(data))), Watch::Asleep(..)) => data,
@@ -252,12 +252,18 @@ impl Body for Answer {
                     match stream.arrived(data) {
                         Ok(data) if data.is_empty() => continue,
                         Ok(data) => data,
-                        Err(cut) => return Poll::Ready(Some(Err(cut_off(&cut)))),
+                        Err(cut) => {
+                            tell(&cut);
+                            return this.fail(context);
+                        }
                     }
                 }
                 (Poll::Pending, _) => match ready!(this.poll_idle(context)) {
                     Ok(comment) => comment,
-                    Err(cut) => return Poll::Ready(Some(Err(cut_off(&cut)))),
+                    Err(cut) => {
+                        tell(&cut);
+                        return this.fail(context);
+                    }
                 },
             };
             return Poll::Ready(Some(Ok(Frame::data(data))));
@@ -265,31 +271,22 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || (!matches!(self.watch, Watch::Events(_)) && self.body.is_end_stream())
+        self.state == State::Ended || (!matches!(self.watch, Watch::Events(_)) && self.arrival.is_ended())
     }
 
     fn size_hint(&self) -> SizeHint {
-        if matches!(self.watch, Watch::Events(_)) { SizeHint::default() } else { self.body.size_hint() }
+        let left = self.arrival.left().filter(|_| !matches!(self.watch, Watch::Events(_)));
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
-impl Drop for Answer {
-    fn drop(&mut self) {
-        // hyper does not poll a body that says it is at its end already.
-        if self.body.is_end_stream() && !self.ended {
-            self.finish();
-        }
-    }
-}
-
-fn cut_off(cut: &sse::Cut) -> Broken {
+fn tell(cut: &sse::Cut) {
     match cut {
         sse::Cut::Revoked => info!("a stream ended because its grant was revoked"),
         sse::Cut::ForeignEndpoint => {
             warn!("the upstream named an endpoint at another origin; the stream was cut")
         }
     }
-    Broken
 }
 
 /// Half a KiB per second, over the whole of a body, is slow but honest.

@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use url::Url;
 
+use super::body::RequestBody;
+use super::http1::Message;
 use super::session::{self, Binding};
 use super::{Settings, Target, Upstream, headers};
 use crate::fuzzing::{change, world};
@@ -73,7 +75,13 @@ pub(super) fn target(url: &str) -> Target {
 /// Nothing of the connection, nothing that poses as ours, ours exactly once, and the rest as it came.
 pub(super) fn towards_the_upstream(headers: &HeaderMap, method: &Method, permit: &Permit, set: &[&str]) {
     let target = target("http://127.0.0.1:9000/up");
-    let out = headers::request(headers, permit, &target, None, method);
+    let mut message = Message::to(method, target.path());
+    headers::request(&mut message, headers, permit, &target, None, method);
+    message.end(method, &RequestBody::Whole(None));
+    let mut out = read(message.bytes(), method);
+    // The framing is ours and only there where it says something.
+    let length = out.remove(header::CONTENT_LENGTH);
+    assert_eq!(length, (*method == Method::POST).then(|| HeaderValue::from_static("0")));
     let named = named_by_connection(headers);
     assert_eq!(all(&out, &header::HOST), [target.host()]);
     assert_eq!(all(&out, &header::VIA), ["1.1 mcp-auth-proxy"]);
@@ -95,6 +103,23 @@ pub(super) fn towards_the_upstream(headers: &HeaderMap, method: &Method, permit:
             assert_eq!(all(&out, &name), all(headers, &name), "{name} is missing");
         }
     }
+}
+
+/// A request as the upstream reads it: nothing in it can be read as a second line, or as a second request.
+fn read(bytes: &[u8], method: &Method) -> HeaderMap {
+    let mut lines = [httparse::EMPTY_HEADER; 200];
+    let mut request = httparse::Request::new(&mut lines);
+    assert_eq!(request.parse(bytes), Ok(httparse::Status::Complete(bytes.len())));
+    assert_eq!((request.method, request.path), (Some(method.as_str()), Some("/up")));
+    let of = |line: &httparse::Header<'_>| {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).expect("a name");
+        (name, HeaderValue::from_bytes(line.value).expect("a value"))
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in request.headers.iter().map(of) {
+        headers.append(name, value);
+    }
+    headers
 }
 
 /// Nothing that speaks for our origin, nothing that tells the token, and our own words in the end.

@@ -5,35 +5,37 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::pool::Target;
+use super::http1::Message;
 use super::session;
+use super::target::Target;
 use crate::gate::Permit;
 use crate::protocol::injection::poses_as;
 
-/// The head of the request to the upstream.
+/// Adds the headers of the request to the upstream to its request line.
 pub fn request(
+    out: &mut Message,
     incoming: &HeaderMap,
     permit: &Permit,
     target: &Target,
-    session: Option<HeaderValue>,
+    session: Option<&HeaderValue>,
     method: &Method,
-) -> HeaderMap {
-    let mut out = HeaderMap::with_capacity(incoming.len() + permit.injected().len() + 3);
-    out.insert(header::HOST, target.host().clone());
+) {
+    out.header("host", target.host().as_bytes());
+    let belongs_to_connection = incoming.contains_key(header::CONNECTION);
     for (name, value) in incoming {
+        let named = || belongs_to_connection && is_named_by_connection(incoming, name);
         let poses = || permit.injected_names().any(|injected| poses_as(name.as_str(), injected.as_str()));
-        if is_forwarded(name, method) && !is_named_by_connection(incoming, name) && !poses() {
-            out.append(name, value.clone());
+        if is_forwarded(name, method) && !named() && !poses() {
+            out.header(name.as_str(), value.as_bytes());
         }
     }
     if let Some(session) = session {
-        out.insert(session::HEADER, session);
+        out.header(session::HEADER.as_str(), session.as_bytes());
     }
     // RFC 9110 §7.6.3: a gateway MUST send an appropriate Via header field in each inbound request.
-    out.insert(header::VIA, HeaderValue::from_static("1.1 mcp-auth-proxy"));
-    // Last, so that nothing above can touch them.
-    permit.injected().iter().for_each(|(name, value)| drop(out.insert(name.clone(), value.clone())));
-    out
+    out.header("via", b"1.1 mcp-auth-proxy");
+    // Nothing above was let through that could be taken for these.
+    permit.injected().iter().for_each(|(name, value)| out.header(name.as_str(), value.as_bytes()));
 }
 
 /// The head of the answer to the client.

@@ -5,22 +5,22 @@
 
 mod body;
 mod dial;
-mod fair;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod headers;
+mod http1;
 mod pool;
 mod session;
 mod sse;
+mod target;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::error::Elapsed;
@@ -32,10 +32,12 @@ use crate::gate::Permit;
 use crate::seal::KeyRing;
 use crate::telemetry::call::Call;
 pub use body::{Answer, Broken};
-use body::{Cut, Lease, RequestBody, TooLarge, TooSlow, is_caused_by};
+use body::{BodyTrouble, RequestBody};
+use http1::{Answered, Arrival, Head, Message, Trouble};
+pub use pool::tidy;
 use pool::{Pool, SendError};
-pub use pool::{Target, TargetError};
 use session::Binding;
+pub use target::{Target, TargetError};
 
 /// What an upstream needs to know.
 pub struct Settings {
@@ -87,14 +89,6 @@ pub enum Failure {
     Unexpected(u16),
 }
 
-/// What goes out, kept so that a redirect can be followed where the body allows it.
-struct Outgoing {
-    method: Method,
-    path: PathAndQuery,
-    headers: HeaderMap,
-    body: RequestBody,
-}
-
 impl Upstream {
     /// An upstream without connections yet.
     pub fn new(settings: Settings, keys: Arc<KeyRing>, clock: Clock) -> Self {
@@ -113,16 +107,19 @@ impl Upstream {
         let binding = Binding::new(&self.keys, permit.resource().url(), permit.person());
         let session = binding.open_session(&parts.headers).map_err(|_| Failure::UnknownSession)?;
         let path = self.path(&parts, &binding)?;
-        let headers =
-            headers::request(&parts.headers, &permit, &self.settings.target, session, &parts.method);
+        let mut message = Message::to(&parts.method, &path);
+        let target = &self.settings.target;
+        headers::request(&mut message, &parts.headers, &permit, target, session.as_ref(), &parts.method);
         let body = self.body(&parts, body).await?;
+        message.end(&parts.method, &body);
         if let Some(calls) = calls.filter(|_| parts.method == Method::POST) {
-            *calls = body.again().map_or_else(|| vec![named_call(&parts.headers)], |body| Call::read(&body));
+            *calls = body.whole().map_or_else(|| vec![named_call(&parts.headers)], Call::read);
         }
-        let method = parts.method;
-        let is_get = method == Method::GET;
-        let (response, lease) = self.send(Outgoing { method, path, headers, body }).await?;
-        self.answer(&permit, &binding, response, lease, is_get)
+        // An answer may take its time: what is not needed any more is not kept for so long.
+        let method = parts.method.clone();
+        drop(parts);
+        let (head, arrival) = self.send(&method, path, message, body).await?;
+        self.answer(&permit, &binding, head, arrival, method == Method::GET)
     }
 
     /// The upstream's path, or the sealed one of a legacy endpoint (MCP 2024-11-05).
@@ -149,62 +146,81 @@ impl Upstream {
             return Err(Failure::BodyTooLarge(self.settings.max_body));
         }
         if body.is_end_stream() || parts.method == Method::GET {
-            return Ok(RequestBody::whole(Bytes::new()));
+            return Ok(RequestBody::Whole(None));
         }
         let arriving = RequestBody::streaming(body, self.settings.max_body, self.settings.body_timeout);
         if length.is_none_or(|length| length > SMALL_BODY) {
             return Ok(arriving);
         }
         match arriving.collect().await {
-            Ok(whole) => Ok(RequestBody::whole(whole.to_bytes())),
-            Err(error) if error.is::<TooSlow>() => Err(Failure::BodyTooSlow),
-            Err(_) => Err(Failure::BodyBroken),
+            Ok(whole) => Ok(RequestBody::Whole(Some(whole.to_bytes()).filter(|bytes| !bytes.is_empty()))),
+            Err(trouble) => Err(self.body_failure(trouble)),
         }
     }
 
     /// Sends, and follows 307 and 308 within the upstream's own origin (Starlette's `/mcp` → `/mcp/`).
-    async fn send(&self, outgoing: Outgoing) -> Result<(Response<Incoming>, Lease), Failure> {
-        let Outgoing { method, mut path, headers, body } = outgoing;
-        let again = body.again();
-        let mut next = Some(body);
+    async fn send(
+        &self,
+        method: &Method,
+        mut path: PathAndQuery,
+        message: Message,
+        body: RequestBody,
+    ) -> Result<(Head, Arrival), Failure> {
+        let may_follow = body.whole().is_some();
+        let mut next = Some((message, body));
         for _ in 0..=MAX_REDIRECTS {
-            let Some(body) = next.take() else { return Err(Failure::Redirect(307)) };
-            let mut request = Request::new(body);
-            *request.method_mut() = method.clone();
-            *request.uri_mut() = Uri::from(path.clone());
-            *request.headers_mut() = headers.clone();
-            let (response, lease) = self.exchange(request).await?;
-            let status = response.status();
-            if !matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
-                return Ok((response, lease));
+            let Some((message, body)) = next.take() else { return Err(Failure::Redirect(307)) };
+            let Answered { head, arrival, message } = self.exchange(method, message, body).await?;
+            if !matches!(head.status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
+                return Ok((head, arrival));
             }
-            path = self.redirected(&path, &response).ok_or(Failure::Redirect(status.as_u16()))?;
-            next = again.as_ref().map(|bytes| RequestBody::whole(bytes.clone()));
+            path = self.redirected(&path, &head).ok_or(Failure::Redirect(head.status.as_u16()))?;
+            let message = message.filter(|_| may_follow);
+            next = message.map(|message| (message.redirected(method, &path), RequestBody::Whole(None)));
         }
         Err(Failure::Redirect(307))
     }
 
-    async fn exchange(&self, request: Request<RequestBody>) -> Result<(Response<Incoming>, Lease), Failure> {
-        let Settings { target, connect_timeout, response_timeout, max_body, .. } = &self.settings;
-        let progress = request.body().progress();
-        let sent = self.pool.send(target, *connect_timeout, request);
+    async fn exchange(
+        &self,
+        method: &Method,
+        message: Message,
+        body: RequestBody,
+    ) -> Result<Answered, Failure> {
+        let Settings { target, connect_timeout, response_timeout, .. } = &self.settings;
+        let progress = body.progress();
+        let sent = self.pool.send(target, *connect_timeout, method, (message, body));
         match in_time(*response_timeout, progress, sent).await {
-            Ok(Ok((response, lease))) => Ok((response, lease)),
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(SendError::Connect(cause))) => Err(Failure::Unreachable(cause)),
-            Ok(Err(SendError::Http(error))) if is_caused_by::<TooLarge>(&error) => {
-                Err(Failure::BodyTooLarge(*max_body))
-            }
-            Ok(Err(SendError::Http(error))) if is_caused_by::<TooSlow>(&error) => Err(Failure::BodyTooSlow),
-            // Nobody up there is to blame, and no operator is to be woken.
-            Ok(Err(SendError::Http(error))) if is_caused_by::<Cut>(&error) => Err(Failure::BodyBroken),
-            Ok(Err(SendError::Http(error))) => Err(Failure::Broken(error.to_string())),
+            Ok(Err(SendError::Exchange(trouble))) => Err(self.failure(trouble)),
             Err(_) => Err(Failure::TooSlow(*response_timeout)),
         }
     }
 
+    fn failure(&self, trouble: Trouble) -> Failure {
+        match trouble {
+            Trouble::Body(trouble) => self.body_failure(trouble),
+            Trouble::Io(error) => Failure::Broken(error.to_string()),
+            Trouble::Odd(odd) => Failure::Broken(odd.to_string()),
+            Trouble::Unsent(..) | Trouble::Silent(..) => {
+                Failure::Broken("it closed the connection without an answer".to_owned())
+            }
+        }
+    }
+
+    /// Nobody up there is to blame, and no operator is to be woken.
+    fn body_failure(&self, trouble: BodyTrouble) -> Failure {
+        match trouble {
+            BodyTrouble::TooLarge => Failure::BodyTooLarge(self.settings.max_body),
+            BodyTrouble::TooSlow => Failure::BodyTooSlow,
+            BodyTrouble::Cut => Failure::BodyBroken,
+        }
+    }
+
     /// Where a redirect leads, if that is the upstream itself: a token is never sent elsewhere.
-    fn redirected(&self, from: &PathAndQuery, response: &Response<Incoming>) -> Option<PathAndQuery> {
-        let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
+    fn redirected(&self, from: &PathAndQuery, answered: &Head) -> Option<PathAndQuery> {
+        let location = answered.headers.get(header::LOCATION)?.to_str().ok()?;
         let here = url::Url::parse(&format!("{}{from}", self.settings.target.origin())).ok()?;
         let there = here.join(location).ok()?;
         let path = &there[url::Position::BeforePath..url::Position::AfterQuery];
@@ -215,43 +231,44 @@ impl Upstream {
         &self,
         permit: &Permit,
         binding: &Binding<'_>,
-        response: Response<Incoming>,
-        lease: Lease,
+        mut head: Head,
+        arrival: Arrival,
         is_get: bool,
     ) -> Result<Response<Answer>, Failure> {
-        let (mut parts, body) = response.into_parts();
-        match parts.status.as_u16() {
+        match head.status.as_u16() {
             // Passed on it would tell the client to log in again, and again: it is between us and the upstream.
             401 => {
                 permit.doubt();
                 return Err(Failure::Unauthorized);
             }
             status @ (301..=303 | 305..=308) => return Err(Failure::Redirect(status)),
-            status @ 100..=199 => return Err(Failure::Unexpected(status)),
             _ => {}
         }
-        let session = parts.headers.remove(session::HEADER).filter(|id| !permit.is_given_away_by(id));
-        let is_sse = is_plain_sse(&parts.headers);
-        parts.headers = headers::response(parts.headers, permit);
+        let session = head.headers.remove(session::HEADER).filter(|id| !permit.is_given_away_by(id));
+        let is_sse = is_plain_sse(&head.headers);
+        let mut headers = headers::response(head.headers, permit);
         if let Some(session) = session {
-            let sealed = binding.seal_session(&session).ok_or(Failure::Unexpected(parts.status.as_u16()))?;
-            parts.headers.insert(session::HEADER, sealed);
+            let sealed = binding.seal_session(&session).ok_or(Failure::Unexpected(head.status.as_u16()))?;
+            headers.insert(session::HEADER, sealed);
         }
-        let answer = if is_sse {
-            parts.headers.remove(header::CONTENT_LENGTH);
+        if is_sse {
             // Proxies in front of us must not collect events either.
-            parts.headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+            headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        }
+        let (home, &Settings { keep_alive, recheck, .. }) = (self.pool.home(), &self.settings);
+        // Events that are all there, as most tools answer, are no stream. The legacy endpoint comes in answers to GET.
+        let answer = if is_sse && (is_get || !arrival.is_whole()) {
+            headers.remove(header::CONTENT_LENGTH);
             let path = permit.resource().path();
             let endpoint = is_get.then(|| binding.endpoints(&self.settings.target, path)).flatten();
-            let Settings { keep_alive, recheck, .. } = self.settings;
-            Answer::events(body, lease, sse::Stream::new(endpoint, permit.watch(), keep_alive, recheck))
+            Answer::events(arrival, home, sse::Stream::new(endpoint, permit.watch(), keep_alive, recheck))
         } else {
-            Answer::plain(body, lease, permit.watch(), self.settings.recheck)
+            Answer::plain(arrival, home, permit.watch(), recheck)
         };
-        // hyper leaves notes about the upstream's side in the extensions; they are not for the other side.
-        parts.extensions.clear();
-        parts.version = http::Version::HTTP_11;
-        Ok(Response::from_parts(parts, answer))
+        let mut response = Response::new(answer);
+        *response.status_mut() = head.status;
+        *response.headers_mut() = headers;
+        Ok(response)
     }
 }
 

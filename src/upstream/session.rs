@@ -9,7 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use super::pool::Target;
+use super::target::Target;
 use crate::protocol::token::TAG_BYTES;
 use crate::seal::KeyRing;
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::seal::{KeyRing, MasterKey};
-use crate::upstream::pool::Target;
 use crate::upstream::session::Binding;
+use crate::upstream::target::Target;
 
 fn keys() -> KeyRing {
     KeyRing::new(&[MasterKey::new(Box::new([1; 32]))]).expect("one key")

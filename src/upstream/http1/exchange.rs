@@ -1,0 +1,165 @@
+//! One request, until the head of its answer is there.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll};
+
+use super::arrival::Arrival;
+use super::head::{self, Head, Odd, Read};
+use super::io::Io;
+use super::sending::{Message, Sending, Unsent};
+use crate::upstream::body::{BodyTrouble, RequestBody};
+
+/// A request on a connection of its own.
+pub struct Exchange {
+    io: Io,
+    sending: Sending,
+    progress: Progress,
+    /// The beginning of a head whose end is still to come.
+    held: Vec<u8>,
+    in_a_row: u8,
+}
+
+/// How far the request has come.
+enum Progress {
+    Sending,
+    Sent,
+    /// The connection took no more; there may be an answer that says why.
+    Stuck(io::Error),
+}
+
+/// The head of an answer, with what is still to come.
+pub struct Answered {
+    pub head: Head,
+    pub arrival: Arrival,
+    /// The request, if all of it was sent.
+    pub message: Option<Message>,
+}
+
+/// Why there is no answer.
+pub enum Trouble {
+    /// The connection was closed while nobody used it: no byte was taken from us, and none came.
+    Unsent(Message, RequestBody),
+    /// It was closed before an answer began, which may have been before the request came.
+    Silent(Message, RequestBody),
+    /// The connection broke.
+    Io(io::Error),
+    /// What came is no answer.
+    Odd(Odd),
+    /// The request was not to be had from the client.
+    Body(BodyTrouble),
+}
+
+/// An answer that has begun.
+type Begun = Box<(Head, Arrival)>;
+
+/// What the bytes that were read came to.
+enum Seen {
+    End,
+    More,
+    Head(Begun),
+}
+
+impl Exchange {
+    pub fn new(io: Io, message: Message, body: RequestBody) -> Self {
+        Exchange {
+            io,
+            sending: Sending::new(message, body),
+            progress: Progress::Sending,
+            held: Vec::new(),
+            in_a_row: 0,
+        }
+    }
+
+    /// Sends the request and waits for the head of its answer; the body arrives with what this returns.
+    ///
+    /// Takes as long as it takes: the caller has the limit. Dropped before the end, the connection is closed.
+    pub async fn answered(mut self) -> Result<Answered, Trouble> {
+        let seen = poll_fn(|context| self.poll_head(context)).await?;
+        let Some(seen) = seen else { return Err(self.ended()) };
+        let (head, arrival) = *seen;
+        let (message, unsent) = match self.progress {
+            Progress::Sent => (Some(self.sending.into_parts().0), None),
+            Progress::Sending | Progress::Stuck(_) => (None, Some(Box::new(self.sending))),
+        };
+        Ok(Answered { head, arrival: arrival.on(self.io, unsent), message })
+    }
+
+    /// The connection ended before an answer began.
+    fn ended(self) -> Trouble {
+        let is_untouched = self.sending.is_untouched();
+        let (message, body) = self.sending.into_parts();
+        match self.progress {
+            Progress::Stuck(_) if is_untouched => Trouble::Unsent(message, body),
+            Progress::Stuck(error) => Trouble::Io(error),
+            _ if self.held.is_empty() => Trouble::Silent(message, body),
+            _ => Trouble::Odd(Odd("it broke off within its head")),
+        }
+    }
+
+    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Begun>, Trouble>> {
+        if matches!(self.progress, Progress::Sending) {
+            match self.sending.poll(&mut self.io, context) {
+                Poll::Ready(Ok(())) => self.progress = Progress::Sent,
+                Poll::Ready(Err(Unsent::Io(error))) => self.progress = Progress::Stuck(error),
+                Poll::Ready(Err(Unsent::Body(trouble))) => return Poll::Ready(Err(Trouble::Body(trouble))),
+                Poll::Pending => {}
+            }
+        }
+        loop {
+            // Whoever sends on and on without an answer must not keep the others of this core waiting.
+            if self.in_a_row == MAX_IN_A_ROW {
+                self.in_a_row = 0;
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let held = &mut self.held;
+            let Poll::Ready(seen) = self.io.poll_read(context, |bytes| see(held, bytes)) else {
+                self.in_a_row = 0;
+                return Poll::Pending;
+            };
+            self.in_a_row += 1;
+            match seen {
+                Ok(Ok(Seen::More)) => {}
+                Ok(Ok(Seen::End)) => return Poll::Ready(Ok(None)),
+                Ok(Ok(Seen::Head(seen))) => return Poll::Ready(Ok(Some(seen))),
+                Ok(Err(odd)) => return Poll::Ready(Err(Trouble::Odd(odd))),
+                // Before an answer began, how a connection ended makes no difference.
+                Err(_) if self.held.is_empty() => return Poll::Ready(Ok(None)),
+                Err(error) => return Poll::Ready(Err(Trouble::Io(error))),
+            }
+        }
+    }
+}
+
+/// Reads on, with what was held before.
+fn see(held: &mut Vec<u8>, bytes: &[u8]) -> Result<Seen, Odd> {
+    if bytes.is_empty() {
+        return Ok(Seen::End);
+    }
+    if held.is_empty() {
+        return head_in(bytes, held);
+    }
+    held.extend_from_slice(bytes);
+    let whole = std::mem::take(held);
+    head_in(&whole, held)
+}
+
+fn head_in(mut bytes: &[u8], held: &mut Vec<u8>) -> Result<Seen, Odd> {
+    loop {
+        match head::read(bytes)? {
+            Read::Partial => {
+                held.extend_from_slice(bytes);
+                return Ok(Seen::More);
+            }
+            Read::Interim(length) => bytes = &bytes[length..],
+            Read::Final(head, length) => {
+                let arrival = Arrival::new(&head, &bytes[length..]);
+                return Ok(Seen::Head(Box::new((head, arrival))));
+            }
+        }
+    }
+}
+
+/// An ordinary answer is one read.
+const MAX_IN_A_ROW: u8 = 2;

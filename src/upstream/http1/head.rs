@@ -1,0 +1,184 @@
+//! The head of an answer: read strictly, framed by the rules and never by a guess.
+//!
+//! RFC 9112 §4, §5, §6.3; RFC 9110 §15.2.
+
+use std::mem::MaybeUninit;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+
+use super::framing::Framing;
+
+/// What no upstream should say; in words for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Odd(pub &'static str);
+
+/// The head of a final answer.
+#[derive(Debug)]
+pub struct Head {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub framing: Framing,
+    /// Whether another request may follow on this connection once the body has ended.
+    pub keeps: bool,
+}
+
+/// What the bytes so far are, and how many of them are used up.
+#[derive(Debug)]
+pub enum Read {
+    /// The beginning of a head.
+    Partial,
+    /// An interim answer (1xx), which is nobody's business.
+    Interim(usize),
+    Final(Head, usize),
+}
+
+/// Reads the head that the bytes begin with.
+pub fn read(bytes: &[u8]) -> Result<Read, Odd> {
+    let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        bytes,
+        &mut lines,
+    );
+    let length = match parsed {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) if bytes.len() > MAX_HEAD => return Err(Odd("its head is too large")),
+        Ok(httparse::Status::Partial) => return Ok(Read::Partial),
+        Err(httparse::Error::TooManyHeaders) => return Err(Odd("its head has too many lines")),
+        Err(_) => return Err(Odd("it is not HTTP/1.1")),
+    };
+    let code = response.code.unwrap_or_default();
+    let status = StatusCode::from_u16(code).map_err(|_| Odd("its status is none"))?;
+    match code {
+        101 => return Err(Odd("it switches protocols, which nobody asked for")),
+        100..=199 => return Ok(Read::Interim(length)),
+        _ => {}
+    }
+    let headers = headers(&bytes[..length], response.headers)?;
+    let is_current = response.version == Some(1);
+    let framing = framing(status, is_current, &headers)?;
+    let keeps = is_current && framing != Framing::UntilClose && !says_close(&headers);
+    Ok(Read::Final(Head { status, headers, framing, keeps }, length))
+}
+
+/// All values share one copy of the head.
+fn headers(head: &[u8], lines: &[httparse::Header<'_>]) -> Result<HeaderMap, Odd> {
+    let copy = Bytes::copy_from_slice(head);
+    let start = head.as_ptr() as usize;
+    let mut headers = HeaderMap::with_capacity(lines.len());
+    for line in lines {
+        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Odd("a header has no name"))?;
+        let at = line.value.as_ptr() as usize - start;
+        let value = copy.slice(at..at + line.value.len());
+        let value =
+            HeaderValue::from_maybe_shared(value).map_err(|_| Odd("a header holds what it cannot"))?;
+        headers.append(name, value);
+    }
+    Ok(headers)
+}
+
+/// RFC 9112 §6.3, without its tolerance: whatever two readers could read in two ways is refused.
+fn framing(status: StatusCode, is_current: bool, headers: &HeaderMap) -> Result<Framing, Odd> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let is_chunked = match (codings.next(), codings.next()) {
+        (None, _) => false,
+        (Some(coding), None) if is_current && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
+        _ => return Err(Odd("its transfer coding is not plainly chunked")),
+    };
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = match (lengths.next(), lengths.next()) {
+        (None, _) => None,
+        (Some(length), None) => Some(number(length).ok_or(Odd("its Content-Length is no number"))?),
+        (Some(_), Some(_)) => return Err(Odd("it has two Content-Length")),
+    };
+    if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return Ok(Framing::Length(0));
+    }
+    match (is_chunked, length) {
+        (true, Some(_)) => Err(Odd("it is framed in two ways")),
+        (true, None) => Ok(Framing::Chunked),
+        (false, Some(length)) => Ok(Framing::Length(length)),
+        (false, None) => Ok(Framing::UntilClose),
+    }
+}
+
+/// RFC 9110 §8.6: digits and nothing else.
+fn number(value: &HeaderValue) -> Option<u64> {
+    let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+    text.parse().ok()
+}
+
+fn says_close(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::CONNECTION).iter();
+    let mut options = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
+/// Largest head of an answer.
+pub const MAX_HEAD: usize = 32 << 10;
+const MAX_HEADERS: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn framed(lines: &str) -> Result<(Framing, bool), Odd> {
+        match read(format!("HTTP/1.1 200 OK\r\n{lines}\r\n").as_bytes())? {
+            Read::Final(head, _) => Ok((head.framing, head.keeps)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_body_is_framed_in_one_way_or_not_at_all() {
+        for (lines, expected) in [
+            ("Content-Length: 7\r\n", Ok((Framing::Length(7), true))),
+            ("content-length:18446744073709551615\r\n", Ok((Framing::Length(u64::MAX), true))),
+            ("Transfer-Encoding: Chunked\r\n", Ok((Framing::Chunked, true))),
+            ("X: y\r\n", Ok((Framing::UntilClose, false))),
+            ("Content-Length: 0\r\nConnection: x, Close\r\n", Ok((Framing::Length(0), false))),
+            ("Content-Length: 18446744073709551616\r\n", Err("its Content-Length is no number")),
+            ("Content-Length: +7\r\n", Err("its Content-Length is no number")),
+            ("Content-Length:\r\n", Err("its Content-Length is no number")),
+            ("Content-Length: 7, 7\r\n", Err("its Content-Length is no number")),
+            ("Content-Length: 7\r\nContent-Length: 7\r\n", Err("it has two Content-Length")),
+            ("Content-Length: 7\r\nTransfer-Encoding: chunked\r\n", Err("it is framed in two ways")),
+            ("Transfer-Encoding: gzip, chunked\r\n", Err("its transfer coding is not plainly chunked")),
+            ("Transfer-Encoding: identity\r\n", Err("its transfer coding is not plainly chunked")),
+            (
+                "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                Err("its transfer coding is not plainly chunked"),
+            ),
+        ] {
+            assert_eq!(framed(lines), expected.map_err(Odd), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn statuses_without_a_body_have_none_and_old_versions_close() {
+        let of = |head: &str| match read(head.as_bytes()) {
+            Ok(Read::Final(head, _)) => (head.framing, head.keeps),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of("HTTP/1.1 204 None\r\n\r\n"), (Framing::Length(0), true));
+        assert_eq!(of("HTTP/1.1 304 Same\r\nContent-Length: 5\r\n\r\n"), (Framing::Length(0), true));
+        assert_eq!(of("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n"), (Framing::Length(5), false));
+        assert!(read(b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").is_err());
+    }
+
+    #[test]
+    fn heads_are_whole_interim_or_odd() {
+        assert!(matches!(read(b"HTTP/1.1 200 OK\r\nA: b\r\n"), Ok(Read::Partial)));
+        assert!(matches!(read(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP"), Ok(Read::Interim(37))));
+        for odd in
+            ["HTTP/1.1 101 Switching\r\n\r\n", "HTTP/2 200\r\n\r\n", "SSH-2.0-x\r\n", "HTTP/1.1 99 x\r\n\r\n"]
+        {
+            assert!(read(odd.as_bytes()).is_err(), "{odd:?}");
+        }
+        let long = format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD));
+        assert_eq!(read(long.as_bytes()).expect_err("too large"), Odd("its head is too large"));
+    }
+}

@@ -1,0 +1,71 @@
+//! Where an upstream is: read once, from the configuration.
+
+use std::sync::Arc;
+
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Uri};
+use rustls::pki_types::ServerName;
+use tokio_rustls::TlsConnector;
+
+/// Where an upstream is.
+pub struct Target {
+    pub(super) host: String,
+    pub(super) port: u16,
+    host_header: HeaderValue,
+    origin: String,
+    path: PathAndQuery,
+    pub(super) tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+/// Why an upstream cannot be reached by principle.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    #[error("is not an absolute http or https URL")]
+    NotAbsolute,
+    #[error("names a host that no certificate can be for")]
+    ServerName,
+    #[error("cannot use the system's certificates: {0}")]
+    Certificates(rustls::Error),
+}
+
+impl Target {
+    /// Reads the URL of an upstream; `tls` is asked for https ones only.
+    pub fn new(
+        uri: &Uri,
+        tls: impl FnOnce() -> Result<Arc<rustls::ClientConfig>, rustls::Error>,
+    ) -> Result<Self, TargetError> {
+        let authority = uri.authority().ok_or(TargetError::NotAbsolute)?;
+        let scheme = uri.scheme().ok_or(TargetError::NotAbsolute)?;
+        let secure = *scheme == Scheme::HTTPS;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+        let tls = if secure {
+            let name = ServerName::try_from(host.clone()).map_err(|_| TargetError::ServerName)?;
+            Some((TlsConnector::from(tls().map_err(TargetError::Certificates)?), name))
+        } else {
+            None
+        };
+        Ok(Target {
+            port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
+            host_header: HeaderValue::from_str(authority.as_str()).map_err(|_| TargetError::NotAbsolute)?,
+            origin: format!("{scheme}://{authority}"),
+            path: uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
+            host,
+            tls,
+        })
+    }
+
+    /// The Host header for it.
+    pub fn host(&self) -> &HeaderValue {
+        &self.host_header
+    }
+
+    /// `scheme://host[:port]`.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// The path and query of its MCP endpoint.
+    pub fn path(&self) -> &PathAndQuery {
+        &self.path
+    }
+}
