@@ -32,6 +32,11 @@ impl Time {
         humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(self.millis())).to_string()
     }
 
+    /// As HTTP writes it (RFC 9110 §5.6.7).
+    pub fn to_http_date(self) -> String {
+        httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(self.millis()))
+    }
+
     /// The moment `seconds` seconds after the epoch.
     pub const fn from_seconds(seconds: u64) -> Self {
         Time(seconds.saturating_mul(1000))

@@ -588,3 +588,107 @@ async fn a_revocation_closes_streams_that_cannot_be_read() {
         soon(feed.closed()).await;
     }
 }
+
+fn spoken(tokens: &Tokens, method: &str, more: &str) -> String {
+    format!("{method} /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {}\r\n{more}\r\n", tokens.access)
+}
+
+/// Reads until what was heard ends like this.
+async fn hear_until(client: &mut TcpStream, end: &str) -> String {
+    let mut heard = String::new();
+    while !heard.ends_with(end) {
+        let mut bytes = [0; 4096];
+        let read = soon(client.read(&mut bytes)).await.expect("reads");
+        assert!(read > 0, "closed after {heard}");
+        heard.push_str(std::str::from_utf8(&bytes[..read]).expect("text"));
+    }
+    heard
+}
+
+// A stream is taken out of hyper's hands with its connection; what comes behind it is not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_goes_on_behind_a_stream_with_what_was_said_meanwhile() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    let mut fed = streams(&proxy);
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    for (method, body) in [("GET", ""), ("POST", "Content-Length: 2\r\n\r\n{}"), ("DELETE", "")] {
+        let request = match body {
+            "" => spoken(&tokens, method, ""),
+            body => spoken(&tokens, method, body).trim_end().to_owned(),
+        };
+        client.write_all(request.as_bytes()).await.unwrap();
+        let feed = soon(fed.recv()).await.unwrap();
+        say(&feed, "data: 1\n\n");
+        let heard = hear_until(&mut client, "9\r\ndata: 1\n\n\r\n").await.to_lowercase();
+        assert!(heard.starts_with("http/1.1 200 ok\r\n") && heard.contains("\r\ndate: "), "{heard}");
+        assert!(heard.contains("\r\ntransfer-encoding: chunked\r\n"), "{heard}");
+        // Half of the next request now, half of it when the stream is over.
+        let next = spoken(&tokens, "GET", "");
+        let (now, later) = next.split_at(next.len() / 2);
+        client.write_all(now.as_bytes()).await.unwrap();
+        say(&feed, "data: 2\n\n");
+        hear_until(&mut client, "9\r\ndata: 2\n\n\r\n").await;
+        drop(feed);
+        assert_eq!(hear_until(&mut client, "0\r\n\r\n").await, "0\r\n\r\n");
+        client.write_all(later.as_bytes()).await.unwrap();
+        let feed = soon(fed.recv()).await.unwrap();
+        say(&feed, "data: 3\n\n");
+        hear_until(&mut client, "9\r\ndata: 3\n\n\r\n").await;
+        drop(feed);
+        hear_until(&mut client, "0\r\n\r\n").await;
+    }
+    // Nothing is to follow: said, and done.
+    client.write_all(spoken(&tokens, "GET", "Connection: close\r\n").as_bytes()).await.unwrap();
+    drop(soon(fed.recv()).await.unwrap());
+    let mut rest = String::new();
+    soon(client.read_to_string(&mut rest)).await.unwrap();
+    assert!(
+        rest.to_lowercase().contains("\r\nconnection: close\r\n") && rest.ends_with("0\r\n\r\n"),
+        "{rest}"
+    );
+}
+
+// What hyper has not written yet must not be lost when a stream takes its connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_its_client_is_slow_to_read_arrives_whole_before_the_stream_behind_it() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    let (feeds, mut fed) = mpsc::unbounded_channel();
+    let text = "0123456789abcdef".repeat(4 << 16);
+    let answer = text.clone();
+    proxy.mcp.say(move |heard| {
+        if heard.method == Method::POST {
+            return support::upstream::json(&answer);
+        }
+        let (response, feed) = events();
+        feeds.send(feed).expect("it is waited for");
+        response
+    });
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    let both = spoken(&tokens, "POST", "Content-Length: 2\r\n\r\n{}").trim_end().to_owned()
+        + &spoken(&tokens, "GET", "");
+    client.write_all(both.as_bytes()).await.unwrap();
+    // Read no more than it takes until the second is asked for: then a part of the first is still to be written.
+    let mut heard = Vec::new();
+    let feed = loop {
+        if let Ok(feed) = timeout(Duration::from_millis(50), fed.recv()).await {
+            break feed.unwrap();
+        }
+        let mut piece = [0; 32 << 10];
+        let read = soon(client.read(&mut piece)).await.unwrap();
+        heard.extend_from_slice(&piece[..read]);
+    };
+    say(&feed, "data: 1\n\n");
+    drop(feed);
+    while !heard.ends_with(b"0\r\n\r\n") {
+        let mut piece = [0; 32 << 10];
+        let read = soon(client.read(&mut piece)).await.unwrap();
+        assert!(read > 0, "cut after {} bytes", heard.len());
+        heard.extend_from_slice(&piece[..read]);
+    }
+    let heard = String::from_utf8(heard).expect("text");
+    let (first, second) = heard.split_at(heard.find("\r\n\r\n").unwrap() + 4 + text.len());
+    assert!(first.ends_with(&text), "the first answer is not whole");
+    assert!(second.starts_with("HTTP/1.1 200 OK\r\n") && second.contains("data: 1\n\n"), "{second}");
+}

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
 use super::bounds::Held;
-use super::seats::Endable;
 use crate::upstream;
 
 /// The body of a response.
@@ -32,10 +31,9 @@ impl Body {
     pub fn is_events(&self) -> bool {
         matches!(self, Body::Stream(answer, _) if answer.is_events())
     }
-}
 
-impl Endable for Body {
-    fn may_end(&self) -> bool {
+    /// Whether it may end before its source does: it is such a stream, and between two events.
+    pub fn may_end(&self) -> bool {
         matches!(self, Body::Stream(answer, _) if answer.is_between_events())
     }
 }

@@ -5,13 +5,9 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::CONNECTION;
-use http::{HeaderValue, Response, Version};
-use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -22,27 +18,14 @@ use tokio::time::error::Elapsed;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, warn};
 
-use super::body::Body;
-use super::seats::{Answering, Farewell, Request as OpenRequest, Seated, Seats, TICK};
+use super::Current;
+use super::answering::answered;
+use super::drain::Drain;
+use super::http1::{self, Ended};
+use super::seats::{Seated, Seats, TICK};
 use super::secure;
 use super::sniff::{Opened, Sniffed, sniff};
-use super::{Current, Server};
 use crate::{telemetry, upstream};
-
-/// How far the end has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Drain {
-    /// Serving.
-    No,
-    /// Still serving, and letting go of connections that clients keep: the next request is to go elsewhere.
-    Leaving,
-    /// No new connections; open requests are finished.
-    Begun,
-    /// Event streams end, between two events.
-    Streams,
-    /// Everything is cut.
-    Now,
-}
 
 /// Binds one listener per worker to the same address. With more than one they share the port, which would
 /// let a second process share it too: so it is first bound alone.
@@ -215,71 +198,13 @@ async fn serve_opened<T>(
         }
     };
     let outcome = if is_http2 {
-        Box::pin(serve_http2(io, peer, seat, current, drain)).await
+        Box::pin(serve_http2(io, peer, seat, current, drain)).await.map_err(Ended::from)
     } else {
-        serve_http1(io, peer, seat, current, drain).await
+        http1::serve(io, peer, &seat, &current, drain).await
     };
     if let Err(error) = outcome {
         debug!(%error, %peer, "a connection ended early");
     }
-}
-
-/// The answer to one request; it is open until its body is through.
-async fn answered(
-    server: Arc<Server>,
-    peer: SocketAddr,
-    request: http::Request<Incoming>,
-    open: OpenRequest,
-    mut drain: watch::Receiver<Drain>,
-) -> Response<Answering<Body>> {
-    let counted = server.telemetry.metrics.clone();
-    let is_http1 = request.version() < Version::HTTP_2;
-    let mut response = server.answer(peer, request, &open).await;
-    open.given();
-    if is_http1 && *drain.borrow() >= Drain::Leaving {
-        // A connection is let go with an answer. One that is idle may have a request on its way, so it is not closed
-        // before the end begins.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response.map(|body| {
-        let stream = body.is_events().then(|| counted.stream());
-        let waits = body.is_events().then(|| -> Farewell {
-            Box::pin(async move {
-                // Without a sender everything is over anyway.
-                let _ = drain.wait_for(|drain| *drain >= Drain::Streams).await;
-            })
-        });
-        Answering::new(body, open, waits, stream)
-    })
-}
-
-async fn serve_http1<T>(
-    io: Sniffed<T>,
-    peer: SocketAddr,
-    seat: Seated,
-    current: Current,
-    mut drain: watch::Receiver<Drain>,
-) -> hyper::Result<()>
-where
-    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let head_timeout = current.now().bounds.head_timeout;
-    let (seat, draining) = (&seat, drain.clone());
-    let service = service_fn(move |request| {
-        let (server, open, draining) = (current.now(), seat.request(), draining.clone());
-        // Boxed: hyper keeps the room of a request for as long as its connection lasts, which streams do for hours.
-        Box::pin(async move { Ok::<_, Infallible>(answered(server, peer, request, open, draining).await) })
-    });
-    let mut builder = http1::Builder::new();
-    // At most 100 headers: hyper's own default, kept because setting it costs an allocation per request.
-    builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
-    tokio::select! {
-        outcome = connection.as_mut() => return outcome,
-        () = seat.told_to_leave() => return Ok(()),
-        _ = drain.wait_for(|drain| *drain >= Drain::Begun) => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
 }
 
 async fn serve_http2<T>(
@@ -334,7 +259,7 @@ where
 
 const BACKLOG: i32 = 1024;
 /// Largest head, and read buffer of a connection.
-const MAX_HEAD: usize = 64 << 10;
+pub const MAX_HEAD: usize = 64 << 10;
 /// Open requests of one HTTP/2 connection.
 const MAX_STREAMS: u32 = 128;
 /// Streams that may be reset, by a client before we got to them or by us for its mistakes, before the connection

@@ -3,11 +3,15 @@
 //! `listener` accepts, `vet` refuses what is ambiguous, `router` names the room, `reply` writes every answer.
 
 mod address;
+mod answering;
 mod body;
 mod bounds;
+mod drain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod http1;
 mod listener;
+mod relay;
 pub mod reply;
 mod resource;
 pub mod router;
@@ -46,7 +50,8 @@ pub use address::Proxies;
 use body::Body;
 pub use bounds::{Bounds, Tallies, Tally};
 use bounds::{Held, holder};
-pub use listener::{Drain, bind, work};
+pub use drain::Drain;
+pub use listener::{bind, work};
 use reply::{Outcome, Problem};
 use router::{Endpoint, Route};
 

@@ -6,18 +6,12 @@
 //! When every one carries a request of a person, the new one waits until one does not.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::Notify;
 use tracing::warn;
-
-use crate::telemetry::metrics::OpenStream;
 
 /// All connections of a core.
 pub struct Seats {
@@ -251,7 +245,8 @@ impl Request {
         self.note(true);
     }
 
-    fn note(&self, is_given: bool) {
+    /// The client was given a piece, or asked on.
+    pub fn note(&self, is_given: bool) {
         if let (Some(given), Some(seats)) = (&self.given, self.seat.seats.upgrade()) {
             given.store(if is_given { seats.now() } else { 0 }, Ordering::Relaxed);
         }
@@ -271,71 +266,6 @@ impl Drop for Request {
         if (is_idle || is_strangers) && seats.wanted.load(Ordering::Relaxed) {
             seats.changed.notify_one();
         }
-    }
-}
-
-/// The body of an answer, and the request that is open for as long.
-pub struct Answering<B> {
-    body: B,
-    request: Request,
-    farewell: Option<Farewell>,
-    is_leaving: bool,
-    /// Counts it while it is open.
-    _stream: Option<OpenStream>,
-}
-
-/// Ready when event streams are to end.
-pub type Farewell = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// A body that can end before its source does.
-pub trait Endable {
-    /// Whether its end would be one: it is an event stream, and between two events.
-    fn may_end(&self) -> bool;
-}
-
-impl<B> Answering<B> {
-    /// The body of a request; with a farewell if it may last.
-    pub fn new(body: B, request: Request, farewell: Option<Farewell>, stream: Option<OpenStream>) -> Self {
-        Answering { body, request, farewell, is_leaving: false, _stream: stream }
-    }
-}
-
-impl<B: Body<Data = Bytes> + Endable + Unpin> Answering<B> {
-    /// Whether the end has begun, and this is a good place for it.
-    fn poll_end(&mut self, context: &mut Context<'_>) -> bool {
-        if let Some(farewell) = &mut self.farewell
-            && farewell.as_mut().poll(context).is_ready()
-        {
-            self.farewell = None;
-            self.is_leaving = true;
-        }
-        self.is_leaving && self.body.may_end()
-    }
-}
-
-impl<B: Body<Data = Bytes> + Endable + Unpin> Body for Answering<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.get_mut();
-        if this.poll_end(context) {
-            return Poll::Ready(None);
-        }
-        let polled = Pin::new(&mut this.body).poll_frame(context);
-        this.request.note(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

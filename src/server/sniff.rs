@@ -19,6 +19,14 @@ impl<T> Sniffed<T> {
     pub fn unread(io: T) -> Self {
         Sniffed { first: Vec::new(), taken: 0, io }
     }
+
+    /// These bytes are read again before everything else.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.first = [bytes, &self.first[self.taken..]].concat();
+            self.taken = 0;
+        }
+    }
 }
 
 /// A connection and whether HTTP/2 is spoken on it; `None` when there is nobody left to serve.

@@ -148,8 +148,9 @@ impl Upstream {
         if body.is_end_stream() || parts.method == Method::GET {
             return Ok(RequestBody::Whole(None));
         }
+        let is_small = is_read_whole(&parts.method, &body);
         let arriving = RequestBody::streaming(body, self.settings.max_body, self.settings.body_timeout);
-        if length.is_none_or(|length| length > SMALL_BODY) {
+        if !is_small {
             return Ok(arriving);
         }
         match arriving.collect().await {
@@ -287,6 +288,15 @@ impl Failure {
             Failure::Redirect(_) => "redirect",
             Failure::Unexpected(_) => "unexpected",
         }
+    }
+}
+
+/// Whether all of a request's body has been taken from its connection before the upstream is asked.
+pub fn is_read_whole(method: &Method, body: &Incoming) -> bool {
+    match body.size_hint().exact() {
+        Some(0) => true,
+        Some(length) => *method != Method::GET && length <= SMALL_BODY,
+        None => false,
     }
 }
 

@@ -1,0 +1,105 @@
+//! The answer to one request: given by the server, open until its body is through.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::CONNECTION;
+use http::{HeaderValue, Response, Version};
+use hyper::body::{Frame, Incoming, SizeHint};
+use tokio::sync::watch;
+
+use super::Server;
+use super::body::Body;
+use super::drain::Drain;
+use super::seats::Request as OpenRequest;
+use crate::telemetry::metrics::OpenStream;
+use crate::upstream;
+
+/// The answer to one request; it is open until its body is through.
+pub async fn answered(
+    server: Arc<Server>,
+    peer: SocketAddr,
+    request: http::Request<Incoming>,
+    open: OpenRequest,
+    mut drain: watch::Receiver<Drain>,
+) -> Response<Answering> {
+    let counted = server.telemetry.metrics.clone();
+    let is_http1 = request.version() < Version::HTTP_2;
+    let mut response = server.answer(peer, request, &open).await;
+    open.given();
+    if is_http1 && *drain.borrow() >= Drain::Leaving {
+        // A connection is let go with an answer. One that is idle may have a request on its way, so it is not closed
+        // before the end begins.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(|body| {
+        let stream = body.is_events().then(|| counted.stream());
+        let farewell = body.is_events().then(|| -> Farewell {
+            Box::pin(async move {
+                // Without a sender everything is over anyway.
+                let _ = drain.wait_for(|drain| *drain >= Drain::Streams).await;
+            })
+        });
+        Answering { body, request: open, farewell, is_leaving: false, _stream: stream }
+    })
+}
+
+/// The body of an answer, and the request that is open for as long.
+pub struct Answering {
+    body: Body,
+    request: OpenRequest,
+    farewell: Option<Farewell>,
+    is_leaving: bool,
+    /// Counts it while it is open.
+    _stream: Option<OpenStream>,
+}
+
+/// Ready when event streams are to end.
+type Farewell = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Answering {
+    /// Whether it is a stream of events that may last.
+    pub fn is_events(&self) -> bool {
+        self.body.is_events()
+    }
+
+    /// Whether the end has begun, and this is a good place for it.
+    fn poll_end(&mut self, context: &mut Context<'_>) -> bool {
+        if let Some(farewell) = &mut self.farewell
+            && farewell.as_mut().poll(context).is_ready()
+        {
+            self.farewell = None;
+            self.is_leaving = true;
+        }
+        self.is_leaving && self.body.may_end()
+    }
+}
+
+impl hyper::body::Body for Answering {
+    type Data = Bytes;
+    type Error = upstream::Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        if this.poll_end(context) {
+            return Poll::Ready(None);
+        }
+        let polled = Pin::new(&mut this.body).poll_frame(context);
+        this.request.note(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

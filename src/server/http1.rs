@@ -1,0 +1,286 @@
+//! HTTP/1.1 connections: hyper reads the requests and writes the answers, but for event streams. These are taken out of
+//! its hands with their connection, and hyper begins anew behind them.
+
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use http::header::{CONNECTION, EXPECT};
+use http::{HeaderMap, Request, Response, Version};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+
+use super::Current;
+use super::answering::{Answering, answered};
+use super::drain::Drain;
+use super::listener::MAX_HEAD;
+use super::relay::{self, Relay};
+use super::seats::Seated;
+use super::sniff::Sniffed;
+use crate::upstream;
+
+/// Why a connection ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    #[error("a stream did not come to its end: {0}")]
+    Stream(#[from] relay::Broken<upstream::Broken>),
+}
+
+/// Serves a connection until its end.
+pub async fn serve<T>(
+    mut io: Sniffed<T>,
+    peer: SocketAddr,
+    seat: &Seated,
+    current: &Current,
+    drain: watch::Receiver<Drain>,
+) -> Result<(), Ended>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    loop {
+        // Boxed: a stream should not hold the room of hyper's connection, nor that one the stream's.
+        let taken = Box::pin(requests(io, peer, seat, current, drain.clone())).await?;
+        let Some((taken, stream)) = taken else { return Ok(()) };
+        let streamed = async { Box::pin(stream.through(taken, current)).await };
+        io = tokio::select! {
+            streamed = streamed => match streamed? {
+                Some(io) => io,
+                None => return Ok(()),
+            },
+            () = seat.told_to_leave() => return Ok(()),
+        };
+    }
+}
+
+/// Serves requests until the connection ends, or is taken over by a stream.
+async fn requests<T>(
+    io: Sniffed<T>,
+    peer: SocketAddr,
+    seat: &Seated,
+    current: &Current,
+    mut drain: watch::Receiver<Drain>,
+) -> hyper::Result<Option<(Sniffed<T>, Stream)>>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let head_timeout = current.now().bounds.head_timeout;
+    let desk = Arc::new(Desk::default());
+    let (draining, given) = (drain.clone(), desk.clone());
+    let service = service_fn(move |request| {
+        let (server, open, draining) = (current.now(), seat.request(), draining.clone());
+        let desk = given.clone();
+        // Boxed: hyper keeps the room of a request for as long as its connection lasts, which may be hours.
+        Box::pin(async move {
+            let wish = Wish::of(&request);
+            let response = answered(server, peer, request, open, draining).await;
+            match wish.filter(|_| response.body().is_events() && !desk.is_blocked()) {
+                Some(wish) => {
+                    desk.put(Stream { response, closes: wish.closes });
+                    pending().await
+                }
+                None => Ok::<_, Infallible>(response),
+            }
+        })
+    });
+    let mut builder = http1::Builder::new();
+    // At most 100 headers: hyper's own default, kept because setting it costs an allocation per request.
+    builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD);
+    let io = Watched { io, desk: desk.clone() };
+    let mut connection = builder.serve_connection(TokioIo::new(io), service);
+    let mut leave = pin!(async {
+        tokio::select! {
+            () = seat.told_to_leave() => true,
+            _ = drain.wait_for(|drain| *drain >= Drain::Begun) => false,
+        }
+    });
+    let mut is_leaving = false;
+    let stream = poll_fn(|context| {
+        if !is_leaving && let Poll::Ready(at_once) = leave.as_mut().poll(context) {
+            if at_once {
+                return Poll::Ready(Ok(None));
+            }
+            is_leaving = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        match Pin::new(&mut connection).poll(context) {
+            Poll::Ready(outcome) => Poll::Ready(outcome.map(|()| None)),
+            Poll::Pending => desk.take().map_or(Poll::Pending, |stream| Poll::Ready(Ok(Some(stream)))),
+        }
+    });
+    let Some(stream) = stream.await? else { return Ok(None) };
+    let parts = connection.into_parts();
+    let mut io = parts.io.into_inner().io;
+    io.put_back(&parts.read_buf);
+    Ok(Some((io, stream)))
+}
+
+/// What a request says of how its answer may leave.
+struct Wish {
+    /// Nothing else is to follow on its connection.
+    closes: bool,
+}
+
+impl Wish {
+    /// None where an answer must be left to hyper: to clients that know no chunks, and while hyper may still have
+    /// something to write or to read for this request.
+    fn of(request: &Request<Incoming>) -> Option<Self> {
+        let is_done = upstream::is_read_whole(request.method(), request.body());
+        let may = request.version() == Version::HTTP_11 && is_done && !request.headers().contains_key(EXPECT);
+        may.then(|| Wish { closes: says_close(request.headers()) })
+    }
+}
+
+/// A stream that is to be taken over.
+struct Stream {
+    response: Response<Answering>,
+    closes: bool,
+}
+
+impl Stream {
+    /// Passes it on to its end; gives the connection back if another request may follow.
+    async fn through<T>(
+        self,
+        io: Sniffed<T>,
+        current: &Current,
+    ) -> Result<Option<Sniffed<T>>, relay::Broken<upstream::Broken>>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (parts, body) = self.response.into_parts();
+        let closes = self.closes || says_close(&parts.headers);
+        let date = current.now().clock.now().to_http_date();
+        let head = relay::head(parts.status, &parts.headers, &date, closes);
+        drop((parts, date));
+        let (mut io, ahead) = Relay::new(io, head, body).through().await?;
+        io.put_back(&ahead);
+        Ok((!closes).then_some(io))
+    }
+}
+
+/// Where a request leaves its stream for the connection to take.
+#[derive(Default)]
+struct Desk {
+    stream: Mutex<Option<Stream>>,
+    is_taken_up: AtomicBool,
+    /// The client has not taken all that hyper wrote.
+    is_blocked: AtomicBool,
+}
+
+impl Desk {
+    fn put(&self, stream: Stream) {
+        *self.lock() = Some(stream);
+        self.is_taken_up.store(true, Ordering::Relaxed);
+    }
+
+    fn take(&self) -> Option<Stream> {
+        // Asked at every turn of a connection, and nearly always in vain.
+        if !self.is_taken_up.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.lock().take()
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.is_blocked.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Stream>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection that notes whether hyper could write all it had: what lies in its buffer is lost when the connection is
+/// taken out of its hands. Mostly hyper begins with a request once everything before it was written; not so when an
+/// answer had overtaken the body of its request.
+struct Watched<T> {
+    io: Sniffed<T>,
+    desk: Arc<Desk>,
+}
+
+impl<T> Watched<T> {
+    fn note<R>(&self, written: Poll<R>) -> Poll<R> {
+        self.desk.is_blocked.store(written.is_pending(), Ordering::Relaxed);
+        written
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(context, buffer)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.note(written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(context, slices);
+        self.note(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+/// RFC 9112 §9.6.
+fn says_close(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CONNECTION).iter();
+    let mut options = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_client_does_not_take_is_noted() {
+        let ((mut client, server), desk) = (duplex(4), Arc::new(Desk::default()));
+        let mut io = Watched { io: Sniffed::unread(server), desk: desk.clone() };
+        io.write_all(b"1234").await.expect("writes");
+        assert!(!desk.is_blocked());
+        let writing = tokio::spawn(async move { io.write_all(b"5678").await.map(|()| io) });
+        tokio::task::yield_now().await;
+        assert!(desk.is_blocked());
+        client.read_exact(&mut [0; 8]).await.expect("reads");
+        let _io = writing.await.expect("runs").expect("writes");
+        assert!(!desk.is_blocked());
+    }
+}
