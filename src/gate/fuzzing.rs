@@ -60,7 +60,7 @@ pub(crate) fn permit(inject: Vec<Injection>) -> Permit {
         gated,
         world.limits.clone(),
     );
-    let family = gate.live_family(FamilyId([7; 16]), family, 0, &credential, now);
+    let family = gate.live_family(FamilyId([7; 16]), &family, 0, &credential, now);
     Permit::new(Arc::new(gate), Arc::new(family))
 }
 

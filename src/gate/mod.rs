@@ -5,32 +5,35 @@
 //! RFC 6750 §2.1, §3; RFC 8707 §2; RFC 9728 §5.
 
 pub mod challenge;
+mod family;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod live;
 pub mod origin;
 mod permit;
+mod told;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, header};
 use tracing::warn;
 
 use crate::clock::{Clock, Time};
 use crate::github::credential::{Credential, CredentialError, Credentials};
 use crate::limit::{Limited, Limiters, Who};
 use crate::protocol::family::{Family, Stage};
-use crate::protocol::injection::{Identity, Injection};
+use crate::protocol::injection::Injection;
 use crate::protocol::resource::Resource;
-use crate::protocol::scope::ScopeMask;
-use crate::protocol::token::{Access, Claims, FamilyId, Verified};
+use crate::protocol::token::{Access, FamilyId, Verified};
 use crate::seal::KeyRing;
 use crate::store::StoreError;
 use crate::store::families::Families;
+use family::LiveFamily;
 use live::Live;
 pub use permit::{Holder, Permit, PermitWatch};
+use told::Told;
 
 /// Decides over requests to resources.
 pub struct Gate {
@@ -41,6 +44,8 @@ pub struct Gate {
     resources: Vec<Gated>,
     limits: Arc<Limiters>,
     live: Live,
+    /// Whether calls are written down, and with them whose client made them.
+    has_trail: bool,
     /// When trouble was last told of.
     told: AtomicU64,
     /// The gate of the configuration after this one.
@@ -51,20 +56,6 @@ pub struct Gate {
 pub struct Gated {
     pub resource: Resource,
     pub inject: Vec<Injection>,
-}
-
-/// A family in the gate's cache, with everything a request of it needs.
-pub(in crate::gate) struct LiveFamily {
-    id: FamilyId,
-    family: Family,
-    resource: usize,
-    required: Option<ScopeMask>,
-    injected: Box<[(HeaderName, HeaderValue)]>,
-    identity: Identity,
-    token_ends: Option<Time>,
-    read: AtomicU64,
-    // Shared with what was read of the same family before: open streams hold that.
-    ended: Arc<AtomicBool>,
 }
 
 /// Why a request gets no permit.
@@ -119,6 +110,7 @@ impl Gate {
         limits: Arc<Limiters>,
     ) -> Self {
         Gate {
+            has_trail: credentials.has_trail(),
             keys,
             clock,
             families,
@@ -193,17 +185,7 @@ impl Gate {
     async fn load(&self, id: &FamilyId, now: Time) -> Result<Arc<LiveFamily>, Denial> {
         let known = self.live.get(id);
         match self.read(id, now).await {
-            Ok(Some(mut family)) => {
-                if let Some(known) = known {
-                    family.ended = known.ended.clone();
-                }
-                if family.ended.load(Ordering::Relaxed) {
-                    return Err(Denial::Invalid("revoked"));
-                }
-                let family = Arc::new(family);
-                self.live.keep(family.clone());
-                Ok(family)
-            }
+            Ok(Some(family)) => self.live.keep(known, family).ok_or(Denial::Invalid("revoked")),
             Ok(None) => {
                 self.live.forget(id);
                 Err(Denial::Invalid("revoked"))
@@ -251,7 +233,7 @@ impl Gate {
         if self.credentials.is_stale(&credential) {
             self.credentials.recheck_later(&family.credential);
         }
-        Ok(Some(self.live_family(*id, family, resource, &credential, now)))
+        Ok(Some(self.live_family(*id, &family, resource, &credential, now)))
     }
 
     /// A credential that GitHub has confirmed lately enough; long unused ones are confirmed first.
@@ -277,56 +259,23 @@ impl Gate {
     fn live_family(
         &self,
         id: FamilyId,
-        family: Family,
+        family: &Family,
         resource: usize,
         credential: &Credential,
         now: Time,
     ) -> LiveFamily {
-        let gated = &self.resources[resource];
-        let needed = gated.resource.scopes();
-        let render =
-            |injection: &Injection| Some((injection.name.clone(), injection.render(&credential.identity)?));
+        let Gated { resource: own, inject } = &self.resources[resource];
         LiveFamily {
             id,
-            resource,
-            required: family.scopes.covers(needed).then(|| family.scopes.mask_of(needed)),
-            injected: gated.inject.iter().filter_map(render).collect(),
-            identity: credential.identity.clone(),
-            token_ends: credential.expires,
+            person: family.person,
+            token_ends: credential.expires.unwrap_or(Time::NEVER),
             read: AtomicU64::new(now.millis()),
-            ended: Arc::default(),
-            family,
-        }
-    }
-}
-
-impl LiveFamily {
-    /// A clock that was set back makes everything old: then the store is asked.
-    fn age(&self, now: Time) -> Duration {
-        let read = Time::from_millis(self.read.load(Ordering::Relaxed));
-        if read > now { Duration::MAX } else { now.since(read) }
-    }
-
-    /// Whether a request may use this without asking the store.
-    fn is_fresh(&self, now: Time) -> bool {
-        let token_good = self.token_ends.is_none_or(|ends| now.after(FRESH_FOR) < ends);
-        self.age(now) < FRESH_FOR && token_good && !self.ended.load(Ordering::Relaxed)
-    }
-
-    /// Whether it may still be used while the store is silent.
-    fn survives(&self, now: Time) -> bool {
-        let token_good = self.token_ends.is_none_or(|ends| now < ends);
-        self.age(now) < STORE_GRACE && token_good && !self.ended.load(Ordering::Relaxed)
-    }
-
-    fn covers(&self, resource: usize, claims: &Claims) -> Result<(), Denial> {
-        // RFC 8707 §2: a token is good at the resource it was issued for and nowhere else.
-        if self.resource != resource {
-            return Err(Denial::Invalid("issued for another resource"));
-        }
-        match self.required {
-            Some(required) if claims.scopes & required == required => Ok(()),
-            _ => Err(Denial::InsufficientScope),
+            told: Told::new(&credential.identity, inject, family, self.has_trail),
+            resource: u32::try_from(resource).expect("there is no room for as many resources"),
+            required: family.scopes.mask_of(own.scopes()),
+            suffices: family.scopes.covers(own.scopes()),
+            ended: AtomicBool::default(),
+            before: OnceLock::new(),
         }
     }
 }
@@ -352,8 +301,4 @@ fn bearer(headers: &HeaderMap) -> Bearer<'_> {
     }
 }
 
-/// How soon a revocation elsewhere is obeyed.
-const FRESH_FOR: Duration = Duration::from_secs(1);
 const BETWEEN_WARNINGS: Duration = Duration::from_secs(5);
-/// How long families we know are served while the store cannot be read; then the gate closes.
-const STORE_GRACE: Duration = Duration::from_secs(60);

@@ -1,12 +1,11 @@
 //! What a request that may pass carries on: the proof, whose it is, and what a stream keeps to look again.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use http::{HeaderName, HeaderValue};
-use secrecy::ExposeSecret;
 
-use super::{Denial, Gate, LiveFamily};
+use super::family::LiveFamily;
+use super::{Denial, Gate};
 use crate::protocol::resource::Resource;
 use crate::telemetry::audit::Event;
 
@@ -25,7 +24,7 @@ impl Permit {
 
     /// Numeric GitHub id.
     pub fn person(&self) -> u64 {
-        self.family.family.person
+        self.family.person
     }
 
     /// Whose request it is, for log and trail.
@@ -35,28 +34,33 @@ impl Permit {
 
     /// The resource the permit is for.
     pub fn resource(&self) -> &Resource {
-        self.gate.resource(self.family.resource)
+        self.gate.resource(self.family.resource as usize)
     }
 
     /// Names whose every spelling must be gone before the values below are set.
     pub fn injected_names(&self) -> impl Iterator<Item = &HeaderName> {
-        self.gate.resources[self.family.resource].inject.iter().map(|injection| &injection.name)
+        self.gate.resources[self.family.resource as usize].inject.iter().map(|injection| &injection.name)
     }
 
     /// The rendered headers; fewer than the names when GitHub told us nothing for one.
-    pub fn injected(&self) -> &[(HeaderName, HeaderValue)] {
-        &self.family.injected
+    pub fn injected(&self) -> Vec<(HeaderName, HeaderValue)> {
+        self.family.told.headers().collect()
+    }
+
+    /// The same as they are sent: `name: value` and a line end each, and no value holds one.
+    pub fn injected_lines(&self) -> &[u8] {
+        self.family.told.lines()
     }
 
     /// Whether an upstream's header would tell the client the person's GitHub token.
     pub fn is_given_away_by(&self, value: &HeaderValue) -> bool {
-        let token = self.family.identity.token.expose_secret().as_bytes();
-        value.len() >= token.len() && value.as_bytes().windows(token.len()).any(|window| window == token)
+        let token = self.family.told.token();
+        !token.is_empty() && value.as_bytes().windows(token.len()).any(|window| window == token)
     }
 
     /// The upstream did not accept the person: look whether the GitHub token still lives.
     pub fn doubt(&self) {
-        self.gate.newest().credentials.recheck_later(&self.family.family.credential);
+        self.gate.newest().credentials.recheck_later(&self.family.told.credential(self.family.person));
     }
 
     /// What a stream keeps of its permit.
@@ -72,17 +76,27 @@ pub struct Holder(Arc<LiveFamily>);
 impl Holder {
     /// Numeric GitHub id.
     pub fn person(&self) -> u64 {
-        self.0.family.person
+        self.0.person
     }
 
     /// The login of when GitHub was last asked.
     pub fn login(&self) -> &str {
-        &self.0.identity.login
+        self.0.told.login()
     }
 
     /// An event of theirs.
     pub fn event(&self, event: &'static str) -> Event<'_> {
-        Event { login: Some(self.login()), ..Event::of(event, &self.0.id, &self.0.family) }
+        let told = &self.0.told;
+        Event {
+            event,
+            person: Some(self.person()),
+            login: Some(self.login()),
+            client_id: told.client_id(),
+            client: told.client_name(),
+            resource: told.resource(),
+            grant: Some(self.0.id.short()),
+            ..Event::default()
+        }
     }
 }
 
@@ -96,7 +110,7 @@ pub struct PermitWatch {
 impl PermitWatch {
     /// Whether this process ended the family in the meantime.
     pub fn is_ended(&self) -> bool {
-        self.family.ended.load(Ordering::Relaxed)
+        self.family.is_ended()
     }
 
     /// Whether the family still lives, by the store. Trouble with the store or GitHub is no reason to cut

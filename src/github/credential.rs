@@ -193,6 +193,11 @@ impl Credentials {
         });
     }
 
+    /// Whether what people do is written down.
+    pub fn has_trail(&self) -> bool {
+        self.0.github.telemetry.has_trail()
+    }
+
     /// A grant was ended because its credential is gone: for the trail.
     pub fn ended(&self, id: &FamilyId, family: &Family) {
         self.0.github.telemetry.audit(&Event::of("revoke", id, family).with("without a credential"));

@@ -3,6 +3,8 @@
 //! A name is compared in every spelling an upstream could mistake for it (`X_GitHub_Token`, any case):
 //! CVE-2025-64484 class.
 
+use std::borrow::Cow;
+
 use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
@@ -82,23 +84,13 @@ impl Injection {
         self.template.contains(&Part::Email)
     }
 
-    /// The header for a person. `None` when GitHub told us nothing to put there, or something that a header
-    /// cannot carry: then the upstream sees no such header at all.
-    pub fn render(&self, identity: &Identity) -> Option<HeaderValue> {
-        let mut value = String::new();
-        for part in &self.template {
-            match part {
-                Part::Text(text) => value.push_str(text),
-                Part::Token => value.push_str(identity.token.expose_secret()),
-                Part::Login => value.push_str(&identity.login),
-                Part::Id => value.push_str(&identity.id.to_string()),
-                Part::Email => value.push_str(identity.email.as_deref()?),
-            }
-        }
-        let ascii = value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
-        let mut value = ascii.then(|| HeaderValue::from_str(&value).ok()).flatten()?;
-        value.set_sensitive(true);
-        Some(value)
+    /// The value for a person, in pieces that follow each other: whoever puts them together decides where the token
+    /// comes to lie. `None` when GitHub told us nothing to put there, or something that a header cannot carry: then
+    /// the upstream sees no such header at all.
+    pub fn pieces<'a>(&'a self, identity: &'a Identity) -> Option<Vec<Cow<'a, str>>> {
+        let pieces: Option<Vec<_>> = self.template.iter().map(|part| part.text(identity)).collect();
+        let is_printable = |piece: &str| piece.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+        pieces.filter(|pieces| pieces.iter().all(|piece| is_printable(piece)))
     }
 }
 
@@ -111,6 +103,16 @@ impl Part {
             "github_email" => Ok(Part::Email),
             other => Err(InjectionError::Placeholder(other.chars().take(40).collect())),
         }
+    }
+
+    fn text<'a>(&'a self, identity: &'a Identity) -> Option<Cow<'a, str>> {
+        Some(match self {
+            Part::Text(text) => text.into(),
+            Part::Token => identity.token.expose_secret().into(),
+            Part::Login => (&*identity.login).into(),
+            Part::Id => identity.id.to_string().into(),
+            Part::Email => identity.email.as_deref()?.into(),
+        })
     }
 }
 
@@ -152,20 +154,18 @@ mod tests {
     #[test]
     fn templates_render_what_github_said() {
         let bearer = Injection::parse("Authorization", "Bearer {github_token}").expect("valid");
-        let value = bearer.render(&identity()).expect("renders");
-        assert_eq!(value, "Bearer gho_x");
-        assert!(value.is_sensitive());
+        assert_eq!(bearer.pieces(&identity()).expect("renders").concat(), "Bearer gho_x");
         let who = Injection::parse("X-Who", "{github_login}/{github_id}").expect("valid");
-        assert_eq!(who.render(&identity()).expect("renders"), "ann/42");
+        assert_eq!(who.pieces(&identity()).expect("renders").concat(), "ann/42");
     }
 
     #[test]
     fn a_missing_or_unprintable_value_yields_no_header() {
         let email = Injection::parse("X-Email", "{github_email}").expect("valid");
-        assert!(email.needs_email() && email.render(&identity()).is_none());
+        assert!(email.needs_email() && email.pieces(&identity()).is_none());
         let odd = Identity { login: "a\r\nX-Evil: 1".into(), ..identity() };
         let who = Injection::parse("X-Who", "{github_login}").expect("valid");
-        assert!(who.render(&odd).is_none());
+        assert!(who.pieces(&odd).is_none());
     }
 
     #[test]

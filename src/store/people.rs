@@ -57,10 +57,14 @@ impl People {
         format!("credential/{person}/{}", scopes.replace(' ', "+"))
     }
 
+    /// What a record key has beside the person.
+    pub fn scopes_in(key: &str) -> &str {
+        key.splitn(3, '/').nth(2).unwrap_or_default()
+    }
+
     /// The GitHub scopes that a record key was made for.
     pub fn scopes_of(key: &str) -> Vec<String> {
-        let scopes = key.splitn(3, '/').nth(2).unwrap_or_default();
-        scopes.split('+').filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
+        Self::scopes_in(key).split('+').filter(|scope| !scope.is_empty()).map(str::to_owned).collect()
     }
 
     /// The credential under a key.

@@ -63,6 +63,11 @@ impl Telemetry {
         }
     }
 
+    /// Whether there is a trail.
+    pub fn has_trail(&self) -> bool {
+        self.audit.is_some()
+    }
+
     /// Whether anybody wants to know what messages ask for.
     pub fn reads_calls(&self) -> bool {
         self.audit.is_some() || self.tracer.is_some()
