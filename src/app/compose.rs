@@ -23,6 +23,7 @@ use crate::store::authentic::Authentic;
 use crate::store::families::Families;
 use crate::store::people::People;
 use crate::telemetry::Telemetry;
+use crate::telemetry::numbers::Numbers;
 use crate::tls;
 use crate::upstream::{self, Target, Upstream};
 
@@ -39,7 +40,7 @@ pub(super) fn compose(
     let people = People::new(records.clone(), clock.clone(), config.lifetimes.refresh_max);
     // First what may fail, last what changes something: a configuration that is refused leaves everything as it was.
     let limits = lasting.limiters(&config.limits.rates);
-    let upstreams = upstreams(&config, clock, tuning, keys)?;
+    let upstreams = upstreams(&config, lasting, tuning, keys)?;
     let documents = documents(&config, clock, &limits)?;
     let telemetry = lasting.telemetry(&config)?;
     let github = Arc::new(github(&config, clock, tuning, &telemetry)?);
@@ -148,7 +149,7 @@ fn documents(
 
 fn upstreams(
     config: &Config,
-    clock: &Clock,
+    lasting: &Lasting,
     tuning: &Tuning,
     keys: &Arc<KeyRing>,
 ) -> Result<Vec<Published>, StartError> {
@@ -166,8 +167,10 @@ fn upstreams(
             recheck: tuning.stream_recheck,
         };
         let challenges = Challenges::new(&config.issuer, &resource.resource);
-        let path = path.into();
-        Ok(Published { path, upstream: Upstream::new(settings, keys.clone(), clock.clone()), challenges })
+        let path: Arc<str> = path.into();
+        let numbers = Numbers::new(lasting.metrics.clone(), path.clone());
+        let upstream = Upstream::new(settings, keys.clone(), lasting.clock.clone());
+        Ok(Published { path, numbers, upstream, challenges })
     };
     config.resources.iter().map(published).collect()
 }

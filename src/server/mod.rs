@@ -42,6 +42,7 @@ use crate::oauth::{self, AuthorizationServer, Documents, Failure};
 use crate::protocol::issuer::Issuer;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Word;
+use crate::telemetry::numbers::Numbers;
 use crate::telemetry::traces::Span;
 use crate::tls::Shown;
 use crate::upstream::Upstream;
@@ -122,8 +123,16 @@ impl Current {
 /// A resource at the rim.
 pub struct Published {
     pub path: Arc<str>,
+    pub numbers: Numbers,
     pub upstream: Upstream,
     pub challenges: Challenges,
+}
+
+/// Where a request is counted.
+enum Counted<'a> {
+    Resource(&'a Numbers),
+    /// By our name for the route.
+    Named(&'static str),
 }
 
 impl Server {
@@ -139,10 +148,12 @@ impl Server {
         let path = request.uri().path().to_owned();
         let client = self.proxies.client(peer, request.headers());
         let route = router::route(self.as_ref(), &path);
-        let word = self.word(&route);
+        let counted = self.counted(&route);
         // A stranger's wish to be traced is not followed; a resource's request has its span once it may pass.
-        let tracer = self.telemetry.tracer.as_ref().filter(|_| !matches!(route, Route::Resource(_)));
-        let mut span = tracer.map(|tracer| tracer.request(&method, &word.text(), &HeaderMap::new()));
+        let mut span = match (&counted, &self.telemetry.tracer) {
+            (Counted::Named(word), Some(tracer)) => Some(tracer.request(&method, word, &HeaderMap::new())),
+            _ => None,
+        };
         let mut response = self.routed(route, client, request, open, &mut span).await;
         if self.strict_transport {
             reply::strict_transport(&mut response);
@@ -154,7 +165,13 @@ impl Server {
         if let Some(span) = &mut span {
             span.answered(status, outcome);
         }
-        self.telemetry.metrics.request(word, status, outcome.unwrap_or("ok"), began.elapsed());
+        let (outcome, took) = (outcome.unwrap_or("ok"), began.elapsed());
+        match counted {
+            Counted::Resource(numbers) => numbers.request(status, outcome, took),
+            Counted::Named(word) => {
+                self.telemetry.metrics.request(Word::Own(word), status, outcome, took);
+            }
+        }
         response
     }
 
@@ -166,17 +183,17 @@ impl Server {
         }
     }
 
-    /// What numbers call a route: never what a stranger wrote.
-    fn word(&self, route: &Route<'_>) -> Word {
-        match route {
-            Route::Resource(number) => Word::Path(self.upstreams[*number].path.clone()),
-            Route::Endpoint(endpoint) => Word::Own(endpoint.path()),
-            Route::Document(_) | Route::NoDocument => Word::Own("metadata"),
-            Route::Front => Word::Own("/"),
-            Route::Health => Word::Own("/healthz"),
-            Route::Ready => Word::Own("/readyz"),
-            Route::Nothing => Word::Own("other"),
-        }
+    /// Under what a request is counted: never what a stranger wrote.
+    fn counted(&self, route: &Route<'_>) -> Counted<'_> {
+        Counted::Named(match route {
+            Route::Resource(number) => return Counted::Resource(&self.upstreams[*number].numbers),
+            Route::Endpoint(endpoint) => endpoint.path(),
+            Route::Document(_) | Route::NoDocument => "metadata",
+            Route::Front => "/",
+            Route::Health => "/healthz",
+            Route::Ready => "/readyz",
+            Route::Nothing => "other",
+        })
     }
 
     async fn routed(

@@ -14,7 +14,7 @@ use crate::limit::{self, Who};
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit::Event;
 use crate::telemetry::call::Call;
-use crate::telemetry::metrics::Word;
+use crate::telemetry::metrics::PERMITTED;
 use crate::telemetry::traces::Span;
 use crate::upstream;
 
@@ -51,19 +51,17 @@ impl Server {
             Method::GET | Method::POST | Method::DELETE => {}
             _ => return self.refused(request, Problem::Method(RESOURCE_METHODS)).await,
         }
-        let decided =
-            |decision| self.telemetry.metrics.decision(Word::Path(published.path.clone()), decision);
         let permit = match self.gate.permit(number, request.headers()).await {
             Ok(permit) => permit,
             Err(denial) => {
                 let denial = self.forged_too_often(denial, client, request.headers());
-                decided(denial.word());
+                published.numbers.decision(denial.word());
                 let front = is_a_browser(&request).then(|| self.front.clone());
                 let_it_arrive(request).await;
                 return reply::denial(denial, &published.challenges, front);
             }
         };
-        decided("permitted");
+        published.numbers.decision(PERMITTED);
         *span = self
             .telemetry
             .tracer
@@ -99,7 +97,7 @@ impl Server {
         let calls = self.telemetry.reads_calls().then_some(&mut told.calls);
         let outcome = published.upstream.forward(permit, request, calls).await;
         let (took, failure) = (began.elapsed(), outcome.as_ref().err().map(upstream::Failure::word));
-        self.telemetry.metrics.upstream(Word::Path(published.path.clone()), took, failure);
+        published.numbers.upstream(took, failure);
         let response = match outcome {
             Ok(response) => response.map(|answer| Body::answer(answer, held)),
             Err(failure) => reply::upstream_failure(failure),

@@ -207,19 +207,28 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request was answered.
+    /// A request was answered that was not for a resource: those have [`Numbers`](super::numbers::Numbers).
     pub fn request(&self, route: Word, status: u16, outcome: &'static str, took: Duration) {
-        self.durations.get_or_create(&labels([("route", route.clone())])).observe(took.as_secs_f64());
-        let labels =
-            labels([("route", route), ("status", Word::Number(status)), ("outcome", Word::Own(outcome))]);
-        self.requests.get_or_create(&labels).inc();
+        self.durations(route.clone()).observe(took.as_secs_f64());
+        self.requests(route, status, outcome).inc();
     }
 
-    /// The gate let a request for a resource pass, or said why not.
-    pub fn decision(&self, resource: Word, decision: &'static str) {
-        self.decisions
-            .get_or_create(&labels([("resource", resource), ("decision", Word::Own(decision))]))
-            .inc();
+    pub(super) fn durations(&self, route: Word) -> Histogram {
+        self.durations.get_or_create_owned(&labels([("route", route)]))
+    }
+
+    pub(super) fn requests(&self, route: Word, status: u16, outcome: &'static str) -> Counter {
+        self.requests.get_or_create_owned(&labels([
+            ("route", route),
+            ("status", Word::Number(status)),
+            ("outcome", Word::Own(outcome)),
+        ]))
+    }
+
+    /// What the gate said to requests for a resource.
+    pub(super) fn decisions(&self, resource: Word, decision: &'static str) -> Counter {
+        let labels = labels([("resource", resource), ("decision", Word::Own(decision))]);
+        self.decisions.get_or_create_owned(&labels)
     }
 
     /// A login came to a step of its way.
@@ -241,13 +250,15 @@ impl Metrics {
             .inc();
     }
 
-    /// An upstream was asked.
-    pub fn upstream(&self, resource: Word, took: Duration, failure: Option<&'static str>) {
-        self.upstreams.get_or_create(&labels([("resource", resource.clone())])).observe(took.as_secs_f64());
-        if let Some(failure) = failure {
-            let labels = labels([("resource", resource), ("failure", Word::Own(failure))]);
-            self.upstream_failures.get_or_create(&labels).inc();
-        }
+    /// How long an upstream took.
+    pub(super) fn upstreams(&self, resource: Word) -> Histogram {
+        self.upstreams.get_or_create_owned(&labels([("resource", resource)]))
+    }
+
+    /// An upstream gave no usable answer.
+    pub(super) fn upstream_failure(&self, resource: Word, failure: &'static str) {
+        let labels = labels([("resource", resource), ("failure", Word::Own(failure))]);
+        self.upstream_failures.get_or_create(&labels).inc();
     }
 
     /// GitHub was called.
@@ -295,6 +306,8 @@ impl Metrics {
     }
 }
 
+/// The gate's decision to let a request pass.
+pub const PERMITTED: &str = "permitted";
 /// What [`Metrics::told`] is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -308,7 +321,7 @@ mod tests {
         let path = || Word::Path("/mcp".into());
         metrics.request(path(), 200, "ok", Duration::from_millis(2));
         metrics.request(path(), 200, "ok", Duration::from_millis(2));
-        metrics.decision(path(), "permitted");
+        metrics.decisions(path(), PERMITTED).inc();
         metrics.store("read", Duration::from_micros(50), false);
         let stream = metrics.stream();
         let now = Snapshot { live_families: 3, open_requests: 1, is_ready: true };

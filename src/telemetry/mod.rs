@@ -5,6 +5,7 @@ pub mod audit;
 pub mod call;
 mod log;
 pub mod metrics;
+pub mod numbers;
 pub mod scrape;
 pub mod traces;
 
