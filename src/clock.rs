@@ -119,6 +119,14 @@ impl Clock {
     }
 }
 
+/// The time of day since the Unix epoch, as the machine has it. For lines of the log, which say when something was
+/// written and by which nothing is decided.
+pub fn time_of_day() -> Duration {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+    let now = SystemTime::now();
+    now.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 /// The machine's clock, which may be set: ahead it is followed at once. When it is set back by less than a day,
 /// time goes on from where it was, or what has expired would live again; when by more, it was wrong before.
 struct System {

@@ -20,6 +20,7 @@ mod secure;
 mod sniff;
 mod vet;
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +32,6 @@ use hyper::body::{Body as _, Incoming};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tracing::{debug, error, info};
 
 use crate::clock::Clock;
 use crate::gate::challenge::Challenges;
@@ -41,6 +41,7 @@ use crate::limit::{self, Limiters, Who};
 use crate::oauth::{self, AuthorizationServer, Documents, Failure};
 use crate::protocol::issuer::Issuer;
 use crate::telemetry::Telemetry;
+use crate::telemetry::line::Answered;
 use crate::telemetry::metrics::Word;
 use crate::telemetry::numbers::Numbers;
 use crate::telemetry::traces::Span;
@@ -145,9 +146,14 @@ impl Server {
     ) -> Response<Body> {
         let (started, began) = (self.clock.now(), Instant::now());
         let method = request.method().clone();
-        let path = request.uri().path().to_owned();
         let client = self.proxies.client(peer, request.headers());
-        let route = router::route(self.as_ref(), &path);
+        let route = router::route(self.as_ref(), request.uri().path());
+        let path = match route {
+            Route::Resource(number) if *self.upstreams[number].path == *request.uri().path() => {
+                Cow::Borrowed(&*self.upstreams[number].path)
+            }
+            _ => Cow::Owned(request.uri().path().to_owned()),
+        };
         let counted = self.counted(&route);
         // A stranger's wish to be traced is not followed; a resource's request has its span once it may pass.
         let mut span = match (&counted, &self.telemetry.tracer) {
@@ -159,7 +165,7 @@ impl Server {
             reply::strict_transport(&mut response);
         }
         let took = self.clock.now().since(started);
-        log(&method, &path, client.address, &response, took);
+        answered(&method, &path, client.address, &response, took).tell();
         let (status, outcome) = (response.status().as_u16(), response.extensions().get::<Outcome>());
         let outcome = outcome.map(|outcome| outcome.word);
         if let Some(span) = &mut span {
@@ -350,25 +356,26 @@ async fn linger(mut body: Incoming) {
     let _ = timeout(LINGER, discard).await;
 }
 
-/// One line per request, its level by its status; path without query.
-fn log(method: &Method, path: &str, client: IpAddr, response: &Response<Body>, took: Duration) {
-    let status = response.status().as_u16();
+/// What the log's line about a request says.
+fn answered<'a>(
+    method: &'a Method,
+    path: &'a str,
+    client: IpAddr,
+    response: &'a Response<Body>,
+    took: Duration,
+) -> Answered<'a> {
     let outcome = response.extensions().get::<Outcome>();
-    let cause = outcome.and_then(|outcome| outcome.cause.as_deref());
-    let outcome = outcome.map(|outcome| outcome.word);
     let holder = response.extensions().get::<Holder>();
-    let (person, login) = (holder.map(Holder::person), holder.map(Holder::login));
-    let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-    // Escaped, cut: a path is a stranger's text.
-    let path: String = path.chars().take(128).collect();
-    let is_a_check = ["/healthz", "/readyz"].contains(&path.as_str());
-    if is_a_check {
-        // One every few seconds from every orchestrator; why one is not ready has its own line.
-        debug!(%method, ?path, status, duration_ms, %client, "request");
-    } else if status >= 500 {
-        error!(%method, ?path, status, duration_ms, %client, person, login, outcome, cause, "request");
-    } else {
-        info!(%method, ?path, status, duration_ms, %client, person, login, outcome, cause, "request");
+    Answered {
+        method,
+        path,
+        client,
+        status: response.status().as_u16(),
+        took,
+        person: holder.map(Holder::person),
+        login: holder.map(Holder::login),
+        outcome: outcome.map(|outcome| outcome.word),
+        cause: outcome.and_then(|outcome| outcome.cause.as_deref()),
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod call;
+pub mod line;
 mod log;
 pub mod metrics;
 pub mod numbers;
