@@ -144,7 +144,7 @@ impl Server {
         request: Request<Incoming>,
         open: &seats::Request,
     ) -> Response<Body> {
-        let (started, began) = (self.clock.now(), Instant::now());
+        let began = Instant::now();
         let method = request.method().clone();
         let client = self.proxies.client(peer, request.headers());
         let route = router::route(self.as_ref(), request.uri().path());
@@ -164,14 +164,14 @@ impl Server {
         if self.strict_transport {
             reply::strict_transport(&mut response);
         }
-        let took = self.clock.now().since(started);
+        let took = began.elapsed();
         answered(&method, &path, client.address, &response, took).tell();
         let (status, outcome) = (response.status().as_u16(), response.extensions().get::<Outcome>());
         let outcome = outcome.map(|outcome| outcome.word);
         if let Some(span) = &mut span {
             span.answered(status, outcome);
         }
-        let (outcome, took) = (outcome.unwrap_or("ok"), began.elapsed());
+        let outcome = outcome.unwrap_or("ok");
         match counted {
             Counted::Resource(numbers) => numbers.request(status, outcome, took),
             Counted::Named(word) => {

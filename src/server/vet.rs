@@ -32,9 +32,12 @@ pub fn request<B>(issuer: &Issuer, request: &Request<B>) -> Result<(), Problem> 
 /// RFC 9112 §6.1 lets other codings stand before `chunked`; nobody sends them, and not everybody on the way to
 /// us reads them alike.
 fn is_oddly_framed(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    codings.into_iter().any(|coding| !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"))
-        || headers.get_all(header::TRANSFER_ENCODING).iter().count() > 1
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => false,
+        (Some(coding), None) => !coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => true,
+    }
 }
 
 /// The one authority a request names: RFC 9112 §3.2.2 lets an absolute target win over Host, we want both to
