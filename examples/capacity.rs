@@ -98,7 +98,7 @@ struct Costs {
     #[arg(long, default_value_t = 39.0)]
     stream_kib: f64,
     /// Memory of a family in the gate's cache, in bytes (`a_hundred_thousand`)
-    #[arg(long, default_value_t = 1_120.0)]
+    #[arg(long, default_value_t = 280.0)]
     live_bytes: f64,
     /// Memory of the program with a few connections, in MiB (`a_hundred_thousand`)
     #[arg(long, default_value_t = 20.0)]
