@@ -42,12 +42,8 @@ impl Permit {
         self.gate.resources[self.family.resource as usize].inject.iter().map(|injection| &injection.name)
     }
 
-    /// The rendered headers; fewer than the names when GitHub told us nothing for one.
-    pub fn injected(&self) -> Vec<(HeaderName, HeaderValue)> {
-        self.family.told.headers().collect()
-    }
-
-    /// The same as they are sent: `name: value` and a line end each, and no value holds one.
+    /// The rendered headers as they are sent: `name: value` and a line end each, and no value holds one. Fewer than the
+    /// names when GitHub told us nothing for one.
     pub fn injected_lines(&self) -> &[u8] {
         self.family.told.lines()
     }

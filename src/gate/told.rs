@@ -5,7 +5,6 @@ use std::borrow::Cow;
 use std::iter::once;
 use std::slice;
 
-use http::{HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretSlice};
 
 use crate::protocol::family::Family;
@@ -69,19 +68,6 @@ impl Told {
     /// The injected headers: `name: value` and a line end each, and nothing in a value that ends a line.
     pub(super) fn lines(&self) -> &[u8] {
         self.part(Part::Lines).unwrap_or_default()
-    }
-
-    /// The same, one by one.
-    pub(super) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        // The text was rendered from names that were parsed and from values of printable characters.
-        let lines = self.lines().split(|byte| *byte == b'\n').filter_map(|line| line.strip_suffix(b"\r"));
-        lines.filter_map(|line| {
-            let colon = line.iter().position(|byte| *byte == b':')?;
-            let name = HeaderName::from_bytes(&line[..colon]).ok()?;
-            let mut value = HeaderValue::from_bytes(line[colon..].strip_prefix(b": ")?).ok()?;
-            value.set_sensitive(true);
-            Some((name, value))
-        })
     }
 
     /// The person's GitHub token.
@@ -188,10 +174,6 @@ mod tests {
         ];
         let told = told(&inject, "gho_x", false);
         assert_eq!(told.lines(), b"authorization: Bearer gho_x\r\nx-who: ann/42: \r\n");
-        let headers: Vec<_> = told.headers().collect();
-        assert_eq!(headers[0], (http::header::AUTHORIZATION, HeaderValue::from_static("Bearer gho_x")));
-        assert_eq!(headers[1], ("x-who".parse().expect("a name"), HeaderValue::from_static("ann/42: ")));
-        assert!(headers.len() == 2 && headers.iter().all(|(_, value)| value.is_sensitive()));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub fn request(
     // RFC 9110 §7.6.3: a gateway MUST send an appropriate Via header field in each inbound request.
     out.header("via", b"1.1 mcp-auth-proxy");
     // Nothing above was let through that could be taken for these.
-    permit.injected().iter().for_each(|(name, value)| out.header(name.as_str(), value.as_bytes()));
+    out.headers(permit.injected_lines());
 }
 
 /// The head of the answer to the client.

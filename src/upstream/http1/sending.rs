@@ -16,7 +16,7 @@ use crate::upstream::body::{BodyTrouble, RequestBody};
 pub struct Message {
     bytes: Vec<u8>,
     /// Where the headers begin, behind the request line.
-    headers: usize,
+    behind_line: usize,
 }
 
 impl Message {
@@ -26,7 +26,7 @@ impl Message {
         for part in [method.as_str(), " ", path.as_str(), " HTTP/1.1\r\n"] {
             bytes.extend_from_slice(part.as_bytes());
         }
-        Message { headers: bytes.len(), bytes }
+        Message { behind_line: bytes.len(), bytes }
     }
 
     /// Adds a header; the value is one that a head can hold.
@@ -34,6 +34,11 @@ impl Message {
         for part in [name.as_bytes(), b": ", value, b"\r\n"] {
             self.bytes.extend_from_slice(part);
         }
+    }
+
+    /// Adds whole lines, `name: value` and a line end each.
+    pub fn headers(&mut self, lines: &[u8]) {
+        self.bytes.extend_from_slice(lines);
     }
 
     /// Ends the head, with the framing of the body and, if it is all there, the body itself. RFC 9112 §6.1, §6.2.
@@ -59,7 +64,7 @@ impl Message {
     /// The same request to another path.
     pub fn redirected(&self, method: &Method, path: &PathAndQuery) -> Self {
         let mut message = Message::to(method, path);
-        message.bytes.extend_from_slice(&self.bytes[self.headers..]);
+        message.bytes.extend_from_slice(&self.bytes[self.behind_line..]);
         message
     }
 
