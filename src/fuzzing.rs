@@ -30,13 +30,14 @@ use crate::tls::Authorities;
 pub use crate::config::fuzzing::config;
 pub use crate::oauth::fuzzing::clients;
 pub use crate::protocol::fuzzing::redirect;
-pub use crate::upstream::fuzzing::sse;
+pub use crate::upstream::fuzzing::{answer, sse};
 
 /// Panics when an input breaks its property.
 pub type Target = fn(&[u8]);
 
 /// Every target; `fuzz/` has a program and a corpus of each name.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 8] = [
+    ("answer", answer),
     ("clients", clients),
     ("config", config),
     ("forms", forms),

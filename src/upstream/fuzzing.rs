@@ -14,6 +14,7 @@ use crate::gate::Permit;
 use crate::gate::fuzzing::{TOKEN, permit};
 use crate::protocol::injection::{Injection, poses_as};
 
+pub use super::http1::fuzzing::answer;
 pub use super::sse::fuzzing::sse;
 
 /// The request line and the headers that leave, in both directions.

@@ -147,25 +147,32 @@ impl Content {
 
     /// Takes the body out of these bytes. Whatever follows its end was asked for by nobody.
     fn take(&mut self, mut bytes: &[u8]) {
-        match unframed(&mut self.decoder, &mut bytes) {
-            Ok(data) => self.data = data,
-            Err(odd) => self.odd = Some(odd),
-        }
+        self.odd = self.unframe(&mut bytes).err();
         self.keeps &= bytes.is_empty();
     }
-}
 
-/// The body in these bytes: one piece, nearly always.
-fn unframed(decoder: &mut Decoder, bytes: &mut &[u8]) -> Result<Bytes, Odd> {
-    let Some(first) = decoder.next(bytes)? else { return Ok(Bytes::new()) };
-    let Some(second) = decoder.next(bytes)? else { return Ok(Bytes::copy_from_slice(first)) };
-    let mut data = BytesMut::with_capacity(first.len() + second.len() + bytes.len());
-    data.extend_from_slice(first);
-    data.extend_from_slice(second);
-    while let Some(piece) = decoder.next(bytes)? {
-        data.extend_from_slice(piece);
+    /// The body in these bytes: one piece, nearly always. What stands before something odd has come.
+    fn unframe(&mut self, bytes: &mut &[u8]) -> Result<(), Odd> {
+        let Some(first) = self.decoder.next(bytes)? else { return Ok(()) };
+        let second = match self.decoder.next(bytes) {
+            Ok(Some(second)) => second,
+            outcome => {
+                self.data = Bytes::copy_from_slice(first);
+                return outcome.map(|_| ());
+            }
+        };
+        let mut data = BytesMut::with_capacity(first.len() + second.len() + bytes.len());
+        data.extend_from_slice(first);
+        data.extend_from_slice(second);
+        let outcome = loop {
+            match self.decoder.next(bytes) {
+                Ok(Some(piece)) => data.extend_from_slice(piece),
+                outcome => break outcome.map(|_| ()),
+            }
+        };
+        self.data = data.freeze();
+        outcome
     }
-    Ok(data.freeze())
 }
 
 /// A piece is one read, most of the time.

@@ -17,6 +17,8 @@ pub struct Exchange {
     progress: Progress,
     /// The beginning of a head whose end is still to come.
     held: Vec<u8>,
+    /// Whether the upstream has said anything, be it an interim answer.
+    is_heard: bool,
     in_a_row: u8,
 }
 
@@ -67,6 +69,7 @@ impl Exchange {
             sending: Sending::new(message, body),
             progress: Progress::Sending,
             held: Vec::new(),
+            is_heard: false,
             in_a_row: 0,
         }
     }
@@ -90,10 +93,10 @@ impl Exchange {
         let is_untouched = self.sending.is_untouched();
         let (message, body) = self.sending.into_parts();
         match self.progress {
-            Progress::Stuck(_) if is_untouched => Trouble::Unsent(message, body),
-            Progress::Stuck(error) => Trouble::Io(error),
-            _ if self.held.is_empty() => Trouble::Silent(message, body),
-            _ => Trouble::Odd(Odd("it broke off within its head")),
+            _ if self.is_heard => Trouble::Odd(Odd("it broke off within its head")),
+            Progress::Stuck(_) if is_untouched && self.io.fails_whole() => Trouble::Unsent(message, body),
+            Progress::Stuck(error) if !is_untouched => Trouble::Io(error),
+            _ => Trouble::Silent(message, body),
         }
     }
 
@@ -120,13 +123,13 @@ impl Exchange {
             };
             self.in_a_row += 1;
             match seen {
-                Ok(Ok(Seen::More)) => {}
+                Ok(Ok(Seen::More)) => self.is_heard = true,
                 Ok(Ok(Seen::End)) => return Poll::Ready(Ok(None)),
                 Ok(Ok(Seen::Head(seen))) => return Poll::Ready(Ok(Some(seen))),
                 Ok(Err(odd)) => return Poll::Ready(Err(Trouble::Odd(odd))),
+                Err(error) if self.is_heard => return Poll::Ready(Err(Trouble::Io(error))),
                 // Before an answer began, how a connection ended makes no difference.
-                Err(_) if self.held.is_empty() => return Poll::Ready(Ok(None)),
-                Err(error) => return Poll::Ready(Err(Trouble::Io(error))),
+                Err(_) => return Poll::Ready(Ok(None)),
             }
         }
     }
@@ -141,6 +144,10 @@ fn see(held: &mut Vec<u8>, bytes: &[u8]) -> Result<Seen, Odd> {
         return head_in(bytes, held);
     }
     held.extend_from_slice(bytes);
+    // No head ends within a line: one that comes byte by byte is not read from its beginning for each.
+    if !bytes.contains(&b'\n') && held.len() <= head::MAX_HEAD {
+        return Ok(Seen::More);
+    }
     let whole = std::mem::take(held);
     head_in(&whole, held)
 }

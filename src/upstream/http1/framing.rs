@@ -31,8 +31,9 @@ enum State {
     Chunk(u64),
     /// The end of a chunk comes next.
     ChunkEnd,
-    /// Trailers come next, of so many bytes at most. They could carry what headers may not, so they go nowhere.
-    Trailers(usize),
+    /// Trailers come next, of so many bytes and lines at most. They could carry what headers may not, so they go
+    /// nowhere.
+    Trailers(usize, u8),
     Ended,
 }
 
@@ -133,13 +134,14 @@ fn after(state: State, line: &[u8]) -> Result<State, Odd> {
     }
     match state {
         State::Size => match size(line)? {
-            0 => Ok(State::Trailers(MAX_TRAILERS)),
+            0 => Ok(State::Trailers(MAX_TRAILERS, MAX_TRAILER_LINES)),
             size => Ok(State::Chunk(size)),
         },
-        State::Trailers(_) if line == b"\r\n" => Ok(State::Ended),
-        State::Trailers(left) => {
-            let left = left.checked_sub(line.len()).ok_or(Odd("its trailers are too large"))?;
-            line.ends_with(b"\r\n").then_some(State::Trailers(left)).ok_or(Odd("a trailer does not end"))
+        State::Trailers(..) if line == b"\r\n" => Ok(State::Ended),
+        State::Trailers(bytes, lines) => {
+            let bytes = bytes.checked_sub(line.len()).ok_or(Odd("its trailers are too large"))?;
+            let lines = lines.checked_sub(1).ok_or(Odd("it has too many trailers"))?;
+            is_trailer(line).then_some(State::Trailers(bytes, lines)).ok_or(Odd("a trailer is none"))
         }
         State::ChunkEnd if line == b"\r\n" => Ok(State::Size),
         _ => Err(Odd("a chunk does not end where it said")),
@@ -158,6 +160,14 @@ fn size(line: &[u8]) -> Result<u64, Odd> {
     }
 }
 
+/// A line that would be a header in a head.
+fn is_trailer(line: &[u8]) -> bool {
+    let mut headers = [httparse::EMPTY_HEADER; 1];
+    let Some(line) = line.strip_suffix(b"\r\n") else { return false };
+    let alone = [line, b"\r\n\r\n"].concat();
+    matches!(httparse::parse_headers(&alone, &mut headers), Ok(httparse::Status::Complete((used, [_]))) if used == alone.len())
+}
+
 fn take<'a>(input: &mut &'a [u8], left: u64) -> (&'a [u8], u64) {
     let now = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
     let (piece, rest) = input.split_at(now);
@@ -169,6 +179,7 @@ const TOO_LONG: Odd = Odd("a line of its framing is too long");
 /// A size and extensions that nobody uses; a line of trailers.
 const MAX_LINE: usize = 4 << 10;
 const MAX_TRAILERS: usize = 16 << 10;
+const MAX_TRAILER_LINES: u8 = 100;
 
 #[cfg(test)]
 mod tests {
@@ -203,7 +214,8 @@ mod tests {
     #[test]
     fn what_is_no_framing_is_refused_however_it_is_cut() {
         let long = format!("1;{}\r\nx", "a".repeat(MAX_LINE));
-        let trailers = format!("0\r\n{}", "X: aaaaaaaaaaaaaaaa\r\n".repeat(MAX_TRAILERS / 20));
+        let trailers = format!("0\r\n{}", format!("X: {}\r\n", "a".repeat(1 << 10)).repeat(16));
+        let many = format!("0\r\n{}", "X: a\r\n".repeat(101));
         for bytes in [
             "\r\n",
             "x\r\n",
@@ -218,8 +230,14 @@ mod tests {
             "10000000000000000\r\n",
             "1;a\rb\r\nx",
             "0\r\nX: y\n\r\n",
+            "0\r\nX: a\rb\r\n",
+            "0\r\nX: a\0b\r\n",
+            "0\r\nX: a\r\n folded\r\n",
+            "0\r\nno header\r\n",
+            "0\r\nHTTP/1.1 200 OK\r\n",
             &long,
             &trailers,
+            &many,
         ] {
             for piece in [1, 3, bytes.len()] {
                 assert!(decoded(Framing::Chunked, bytes.as_bytes(), piece).is_err(), "{bytes:?} by {piece}");

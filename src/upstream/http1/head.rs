@@ -44,9 +44,9 @@ pub fn read(bytes: &[u8]) -> Result<Read, Odd> {
         &mut lines,
     );
     let length = match parsed {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) if bytes.len() > MAX_HEAD => return Err(Odd("its head is too large")),
-        Ok(httparse::Status::Partial) => return Ok(Read::Partial),
+        Ok(httparse::Status::Complete(length)) if length <= MAX_HEAD => length,
+        Ok(httparse::Status::Partial) if bytes.len() <= MAX_HEAD => return Ok(Read::Partial),
+        Ok(_) => return Err(Odd("its head is too large")),
         Err(httparse::Error::TooManyHeaders) => return Err(Odd("its head has too many lines")),
         Err(_) => return Err(Odd("it is not HTTP/1.1")),
     };
@@ -178,7 +178,10 @@ mod tests {
         {
             assert!(read(odd.as_bytes()).is_err(), "{odd:?}");
         }
-        let long = format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(MAX_HEAD));
-        assert_eq!(read(long.as_bytes()).expect_err("too large"), Odd("its head is too large"));
+        // However much of it came in one piece.
+        let long = format!("HTTP/1.1 200 OK\r\nA: {}\r\n\r\n", "a".repeat(MAX_HEAD));
+        for end in [long.len(), long.len() - 4] {
+            assert_eq!(read(&long.as_bytes()[..end]).expect_err("too large"), Odd("its head is too large"));
+        }
     }
 }

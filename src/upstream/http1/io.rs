@@ -2,18 +2,22 @@
 //! core, for as long as a poll takes.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 use tokio_rustls::client::TlsStream;
 
 /// A connection, and nothing else.
 pub enum Io {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    #[cfg(any(test, feature = "fuzzing"))]
+    Said(Box<super::fuzzing::Said>),
 }
 
 thread_local! {
@@ -38,6 +42,8 @@ impl Io {
         match self {
             Io::Plain(stream) => Pin::new(stream).poll_read(context, read),
             Io::Tls(stream) => Pin::new(stream).poll_read(context, read),
+            #[cfg(any(test, feature = "fuzzing"))]
+            Io::Said(stream) => Pin::new(stream).poll_read(context, read),
         }
     }
 
@@ -46,6 +52,8 @@ impl Io {
         match self {
             Io::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Io::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+            #[cfg(any(test, feature = "fuzzing"))]
+            Io::Said(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -54,14 +62,54 @@ impl Io {
         match self {
             Io::Plain(_) => Poll::Ready(Ok(())),
             Io::Tls(stream) => Pin::new(stream).poll_flush(context),
+            #[cfg(any(test, feature = "fuzzing"))]
+            Io::Said(stream) => Pin::new(stream).poll_flush(context),
         }
+    }
+
+    /// Whether a write that fails has let nothing out. TLS may have sent the first of several records.
+    pub fn fails_whole(&self) -> bool {
+        matches!(self, Io::Plain(_))
     }
 
     /// Whether it is open and says nothing, as it should while nobody asks.
     pub fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
-        self.poll_fill(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte)).is_pending()
+        let fill = poll_fn(|context| self.poll_fill(context, &mut ReadBuf::new(&mut byte)));
+        // A task that has read much since it was last polled is made to wait, which is not what silence means here.
+        Future::poll(pin!(unconstrained(fill)), &mut Context::from_waker(Waker::noop())).is_pending()
     }
 }
 
 const READ: usize = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio::task::coop::{has_budget_remaining, poll_proceed};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_speaks_is_heard_by_whoever_is_busy_too() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (ours, (mut theirs, _)) = (ours.expect("connects"), theirs.expect("accepts"));
+        let mut io = Io::Plain(ours);
+        assert!(io.is_quiet());
+        theirs.write_all(b"H").await.expect("writes");
+        let Io::Plain(ours) = &io else { unreachable!("it is plain") };
+        ours.readable().await.expect("it arrives");
+        let is_quiet = poll_fn(|context| {
+            while has_budget_remaining() {
+                if let Poll::Ready(turn) = poll_proceed(context) {
+                    turn.made_progress();
+                }
+            }
+            Poll::Ready(io.is_quiet())
+        });
+        assert!(!is_quiet.await);
+    }
+}

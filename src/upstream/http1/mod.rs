@@ -6,6 +6,8 @@
 mod arrival;
 mod exchange;
 pub mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod head;
 mod io;
 mod sending;
