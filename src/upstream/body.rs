@@ -21,12 +21,14 @@ pub enum RequestBody {
     /// Small, and all there.
     Whole(Option<Bytes>),
     /// Passed on while it arrives; `left` bytes may still come, `frames` have come.
-    Streaming { body: Incoming, left: u64, frames: Arc<AtomicU64>, patience: Patience },
+    Streaming { body: Incoming, knows_its_end: bool, left: u64, frames: Arc<AtomicU64>, patience: Patience },
 }
 
 impl RequestBody {
-    pub fn streaming(body: Incoming, max: u64, patience: Duration) -> Self {
-        RequestBody::Streaming { body, left: max, frames: Arc::default(), patience: Patience::new(patience) }
+    /// `knows_its_end`: whether the body can tell its end from an early one: by its length, or in HTTP/2.
+    pub fn streaming(body: Incoming, knows_its_end: bool, max: u64, patience: Duration) -> Self {
+        let (frames, patience) = (Arc::default(), Patience::new(patience));
+        RequestBody::Streaming { body, knows_its_end, left: max, frames, patience }
     }
 
     /// Tells how many frames have passed, of a body that takes its time.
@@ -54,14 +56,15 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let (body, left, frames, patience) = match self.get_mut() {
+        let (body, knows_its_end, left, frames, patience) = match self.get_mut() {
             RequestBody::Whole(bytes) => {
                 return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
             }
-            RequestBody::Streaming { body, left, frames, patience } => (body, left, frames, patience),
+            RequestBody::Streaming { body, knows_its_end, left, frames, patience } => {
+                (body, *knows_its_end, left, frames, patience)
+            }
         };
-        // Trailers never become headers, so they go nowhere.
-        let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
+        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(context) else {
             return patience.poll_end(context).map(|()| Some(Err(BodyTrouble::TooSlow)));
         };
         match frame.transpose().map_err(|_| BodyTrouble::Cut)?.map(Frame::into_data) {
@@ -71,6 +74,9 @@ impl Body for RequestBody {
                 frames.fetch_add(1, Ordering::Relaxed);
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
+            // A client may reset its stream without giving an error as the reason (RFC 9113 §8.1), and hyper ends the body.
+            None if knows_its_end && !body.is_end_stream() => Poll::Ready(Some(Err(BodyTrouble::Cut))),
+            // Trailers never become headers, so they go nowhere.
             Some(Err(_)) | None => Poll::Ready(None),
         }
     }

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::error::Elapsed;
@@ -149,7 +149,9 @@ impl Upstream {
             return Ok(RequestBody::Whole(None));
         }
         let is_small = is_read_whole(&parts.method, &body);
-        let arriving = RequestBody::streaming(body, self.settings.max_body, self.settings.body_timeout);
+        let knows_its_end = length.is_some() || parts.version == Version::HTTP_2;
+        let arriving =
+            RequestBody::streaming(body, knows_its_end, self.settings.max_body, self.settings.body_timeout);
         if !is_small {
             return Ok(arriving);
         }

@@ -13,8 +13,8 @@ use crate::support::proxy::Setup;
 use crate::support::raw;
 use crate::support::upstream::Raw;
 
-/// A rig with a second resource, `/rude`, whose upstream says any bytes.
-async fn rude(more: &str) -> (Rig, Raw, String) {
+/// A rig with a second resource, `/rude`, whose upstream says any bytes; and a call to it.
+pub async fn rude(more: &str) -> (Rig, Raw, String) {
     let upstream = Raw::start().await;
     let inject = r#"inject: {X-GitHub-Token: "{github_token}"}"#;
     let resources = format!(

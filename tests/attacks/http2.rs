@@ -6,6 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::answers::rude;
 use crate::rig::Rig;
 
 /// What a stream came to.
@@ -217,3 +218,60 @@ async fn trailers_of_http2_never_become_headers() {
     assert!(rig.proxy.mcp.heard()[heard..].iter().all(|heard| heard.target == "/mcp"));
     rig.verify().await;
 }
+
+/// RFC 9113 §8.1: who resets a stream has not come to the end of its body, whatever the reason it gives.
+// UP-02
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_whose_stream_is_reset_never_comes_to_its_end() {
+    let (rig, upstream, call) = rude("").await;
+    let (_, token) = call.split_once("Bearer ").expect("a token");
+    let bearer = format!("Bearer {}", token.lines().next().expect("a line")).into_bytes();
+    let call = || self::call(&bearer, &[(b":path", b"/rude")]);
+    for reason in [NO_ERROR, CANCEL] {
+        for (name, length) in [("unknown", None), ("large", Some(&b"100000"[..])), ("small", Some(b"100"))] {
+            let mut client = TcpStream::connect(rig.proxy.address()).await.expect("connects");
+            let mut fields = call();
+            fields.extend(length.map(|length| (&b"content-length"[..], length)));
+            let begin = [frame(1, END_HEADERS, 1, &block(&fields)), frame(0, 0, 1, BODY)].concat();
+            let begin = [PREFACE, &frame(4, 0, 0, b""), &begin].concat();
+            let reset = frame(3, 0, 1, &u32::to_be_bytes(reason));
+            if name == "small" {
+                client.write_all(&[begin, reset].concat()).await.expect("writes");
+                continue;
+            }
+            client.write_all(&begin).await.expect("writes");
+            let heard = async {
+                let (mut stream, mut heard) = upstream.accept().await;
+                while !heard.contains(std::str::from_utf8(BODY).expect("text")) {
+                    let mut bytes = [0; 4096];
+                    let read = stream.read(&mut bytes).await.expect("reads");
+                    assert!(read > 0, "{name}: cut after {heard}");
+                    heard.push_str(&String::from_utf8_lossy(&bytes[..read]));
+                }
+                client.write_all(&reset).await.expect("writes");
+                let mut rest = Vec::new();
+                let _ = stream.read_to_end(&mut rest).await;
+                heard + &String::from_utf8_lossy(&rest)
+            };
+            let heard = timeout(Duration::from_secs(20), heard).await.expect("it happens soon");
+            assert!(!heard.ends_with("\r\n0\r\n\r\n"), "{name}, {reason}: {heard}");
+        }
+    }
+    // Nothing of the small ones went on: the next that is heard of is this.
+    let answered = async {
+        let (mut stream, heard) = upstream.accept().await;
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .await
+            .expect("writes");
+        heard
+    };
+    let whole = [frame(1, END_HEADERS, 1, &block(&call())), frame(0, END_STREAM, 1, b"{}")];
+    let (end, heard) = tokio::join!(speak(&rig, &whole), answered);
+    assert_eq!(end, End::Answer(true));
+    assert!(heard.ends_with("\r\n\r\n{}") || heard.contains("chunked"), "{heard}");
+    rig.verify().await;
+}
+
+const NO_ERROR: u32 = 0;
+const CANCEL: u32 = 8;
