@@ -22,8 +22,8 @@ use support::{raw, upstream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// A proxy that ends TLS itself, with the authority its clients believe.
 struct Stage {
@@ -590,6 +590,71 @@ async fn an_upstream_is_believed_only_with_a_good_certificate() {
     front.show(&authority.pair(&NAMES));
     proxy.ping(&tokens.access).await.expect(200);
     assert!(!proxy.mcp.last().header("x-github-token").is_empty());
+}
+
+// UP-07
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_to_an_upstream_share_a_connection_over_tls_and_none_that_was_closed() {
+    let (authority, dir) = (Authority::new(), TempDir::new());
+    let front = Front::start(&authority.pair(&NAMES)).await;
+    let extra = format!("ca_file: '{}'\n", authority.file(dir.path()));
+    let resources = in_front_of(&front.origin(), "");
+    let proxy = Proxy::with(Setup { extra, resources, ..Setup::default() }).await;
+    front.lead_to(proxy.mcp.origin().trim_start_matches("http://").parse().unwrap());
+    let tokens = proxy.login().await;
+    for connections in 1..=3 {
+        for _ in 0..5 {
+            soon(proxy.ping(&tokens.access)).await.expect(200);
+        }
+        assert_eq!(front.counts(), (connections, connections));
+        // Cuts what is open.
+        front.show(&authority.pair(&NAMES));
+        support::eventually(|| front.open() == 0).await;
+    }
+}
+
+/// RFC 8446 §6.1: whoever cuts a connection must not be able to shorten what it carries.
+// PX-S3
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_ends_with_its_connection_needs_a_farewell_over_tls() {
+    let (authority, dir) = (Authority::new(), TempDir::new());
+    let acceptor = TlsAcceptor::from(authority.pair(&NAMES).server());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let extra = format!("ca_file: '{}'\n", authority.file(dir.path()));
+    let origin = format!("https://{}", listener.local_addr().unwrap());
+    let proxy = Proxy::with(Setup { extra, resources: in_front_of(&origin, ""), ..Setup::default() }).await;
+    let tokens = proxy.login().await;
+    for kind in ["text/event-stream", "application/json"] {
+        for says_farewell in [true, false] {
+            let serve = async {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut stream = acceptor.accept(stream).await.unwrap();
+                assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\ndata: 1\n\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.flush().await.unwrap();
+                match says_farewell {
+                    true => stream.shutdown().await.unwrap(),
+                    // The end of the connection below is as clean as it can be.
+                    false => stream.get_mut().0.shutdown().await.unwrap(),
+                }
+                stream
+            };
+            let request = proxy.call("/mcp", &tokens.access).body(Bytes::from_static(PING)).unwrap();
+            let ((_, mut body), stream) =
+                soon(async { tokio::join!(plain::open(proxy.address(), request), serve) }).await;
+            let mut heard = Vec::new();
+            let is_clean = loop {
+                match soon(next(&mut body)).await {
+                    Some(Ok(data)) => heard.extend_from_slice(&data),
+                    end => break end.is_none(),
+                }
+            };
+            assert_eq!(is_clean, says_farewell, "{kind}: {}", String::from_utf8_lossy(&heard));
+            assert_eq!(heard, b"data: 1\n\n");
+            drop(stream);
+        }
+    }
 }
 
 // UP-01, SE-11

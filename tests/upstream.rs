@@ -336,3 +336,347 @@ async fn ambiguous_requests_never_become_two() {
         assert!(lengths.iter().all(|count| *count <= 1));
     }
 }
+
+// === Bodies that are too large to be held ===
+
+/// The head of a call by hand, without its last header and the empty line.
+fn call(tokens: &Tokens, framing: &str) -> String {
+    let bearer = &tokens.access;
+    format!("POST /mcp HTTP/1.1\r\nHost: p.test\r\nAuthorization: Bearer {bearer}\r\n{framing}\r\n\r\n")
+}
+
+/// A text without a period that a buffer could have.
+fn long_text(length: usize) -> String {
+    let number = |at: usize| (at as u32).wrapping_mul(2_654_435_761) >> 27;
+    (0..length).map(|at| char::from(b'A' + number(at) as u8)).collect()
+}
+
+/// Reads on until it ends like this; whatever came before is in `heard`.
+async fn hear_until(stream: &mut TcpStream, heard: &mut String, end: &str) {
+    while !heard.ends_with(end) {
+        let mut buffer = vec![0; 64 << 10];
+        let read = soon(stream.read(&mut buffer)).await.expect("reads");
+        assert!(read > 0, "cut after {} bytes", heard.len());
+        heard.push_str(std::str::from_utf8(&buffer[..read]).expect("ASCII"));
+    }
+}
+
+/// The body in these chunks, which must be all there.
+fn unchunked(mut chunks: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (size, rest) = chunks.split_once("\r\n").expect("a size");
+        let size = usize::from_str_radix(size, 16).expect("digits and nothing else");
+        body.push_str(&rest[..size]);
+        chunks = rest[size..].strip_prefix("\r\n").expect("the end of a chunk");
+        if size == 0 {
+            assert_eq!(chunks, "", "nothing follows");
+            return body;
+        }
+    }
+}
+
+// PX-H6
+#[tokio::test(flavor = "multi_thread")]
+async fn large_bodies_leave_as_they_came_and_the_connection_lives_on() {
+    let (proxy, upstream, tokens) = rude("").await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    let mut kept = None;
+    for length in [(64 << 10) + 1, 300_000, 1] {
+        for is_chunked in [false, true] {
+            let text = long_text(length);
+            let (framing, said) = match is_chunked {
+                false => (format!("Content-Length: {length}"), text.clone()),
+                true => {
+                    let chunks = text.as_bytes().chunks(7_001).map(|chunk| {
+                        format!("{:X};a=b\r\n{}\r\n", chunk.len(), std::str::from_utf8(chunk).unwrap())
+                    });
+                    (
+                        "Transfer-Encoding: chunked".to_owned(),
+                        chunks.collect::<String>() + "0\r\nX: y\r\n\r\n",
+                    )
+                }
+            };
+            let request = call(&tokens, &framing) + &said;
+            let serve = async {
+                let (mut stream, heard) = match kept.take() {
+                    None => upstream.accept().await,
+                    Some(mut stream) => {
+                        let heard = hear_request(&mut stream).await.expect("the same connection");
+                        (stream, heard)
+                    }
+                };
+                let (head, body) = heard.split_once("\r\n\r\n").expect("a head");
+                let (head, mut body) = (head.to_owned(), body.to_owned());
+                match is_chunked {
+                    true => {
+                        assert!(head.contains("\r\ntransfer-encoding: chunked"), "{head}");
+                        assert!(!head.contains("content-length"), "{head}");
+                        hear_until(&mut stream, &mut body, "\r\n0\r\n\r\n").await;
+                        body = unchunked(&body);
+                    }
+                    false => {
+                        assert!(head.contains(&format!("\r\ncontent-length: {length}")), "{head}");
+                        let end = text[text.len().saturating_sub(100)..].to_owned();
+                        hear_until(&mut stream, &mut body, &end).await;
+                    }
+                }
+                stream.write_all(OK.as_bytes()).await.unwrap();
+                (stream, body)
+            };
+            let (sent, (stream, body)) =
+                soon(async { tokio::join!(client.write_all(request.as_bytes()), serve) }).await;
+            sent.unwrap();
+            assert!(body == text, "{length} bytes, chunked {is_chunked}: {} arrived", body.len());
+            assert_eq!(raw::status(&raw::hear(&mut client).await), 200);
+            kept = Some(stream);
+        }
+    }
+}
+
+// UP-02: the upstream never takes what it has for all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_off_never_comes_to_its_end() {
+    let (proxy, upstream, tokens) = rude("").await;
+    let text = long_text(70_000);
+    let chunk = format!("{:x}\r\n{text}\r\n", text.len());
+    for (framing, said, status) in [
+        ("Content-Length: 140000", text.as_str(), 0),
+        ("Transfer-Encoding: chunked", chunk.as_str(), 0),
+        ("Transfer-Encoding: chunked", &format!("{chunk}5\r\nhel"), 0),
+        ("Transfer-Encoding: chunked", &format!("{chunk}zz\r\n"), 400),
+        ("Transfer-Encoding: chunked", &format!("{chunk}5\r\nhelloXX0\r\n\r\n"), 400),
+    ] {
+        let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+        let serve = async {
+            let (mut stream, mut heard) = upstream.accept().await;
+            let mut rest = Vec::new();
+            let _ = soon(stream.read_to_end(&mut rest)).await;
+            heard.push_str(&String::from_utf8_lossy(&rest));
+            heard
+        };
+        let break_off = async {
+            client.write_all((call(&tokens, framing) + said).as_bytes()).await.unwrap();
+            match status {
+                0 => drop(client),
+                _ => assert_eq!(raw::status(&raw::hear(&mut client).await), status, "{framing}"),
+            }
+        };
+        let (heard, ()) = soon(async { tokio::join!(serve, break_off) }).await;
+        let (_, body) = heard.split_once("\r\n\r\n").expect("a head");
+        assert!(body.len() < 140_000 && !body.contains("0\r\n\r\n"), "{framing}: {} bytes", body.len());
+    }
+}
+
+// PX-S4
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_begins_early_streams_beside_its_request() {
+    let (proxy, upstream, tokens) = rude("").await;
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    client
+        .write_all((call(&tokens, "Transfer-Encoding: chunked") + "3\r\none\r\n").as_bytes())
+        .await
+        .unwrap();
+    let (mut stream, mut asked) = soon(upstream.accept()).await;
+    hear_until(&mut stream, &mut asked, "3\r\none\r\n").await;
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+    stream.write_all(format!("{head}9\r\ndata: 1\n\n\r\n").as_bytes()).await.unwrap();
+    let mut answered = String::new();
+    hear_until(&mut client, &mut answered, "data: 1\n\n\r\n").await;
+    // Each side waits for the other.
+    client.write_all(b"3\r\ntwo\r\n").await.unwrap();
+    hear_until(&mut stream, &mut asked, "3\r\ntwo\r\n").await;
+    stream.write_all(b"9\r\ndata: 2\n\n\r\n").await.unwrap();
+    hear_until(&mut client, &mut answered, "data: 2\n\n\r\n").await;
+    client.write_all(b"0\r\n\r\n").await.unwrap();
+    hear_until(&mut stream, &mut asked, "\r\n0\r\n\r\n").await;
+    stream.write_all(b"0\r\n\r\n").await.unwrap();
+    hear_until(&mut client, &mut answered, "\r\n0\r\n\r\n").await;
+    // All was said and heard: the connection is good for the next.
+    let again = async {
+        hear_request(&mut stream).await.expect("the same connection");
+        stream.write_all(OK.as_bytes()).await.unwrap();
+    };
+    let (answer, ()) = soon(async { tokio::join!(proxy.ping(&tokens.access), again) }).await;
+    answer.expect(200);
+}
+
+// UP-08: nothing is taken from the client that the upstream does not take from us.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upstream_that_does_not_read_is_given_up_on_without_filling_memory() {
+    let (proxy, upstream, tokens) = rude(", response_timeout: 1s").await;
+    const TOTAL: usize = 64 << 20;
+    let (mut reads, mut writes) = TcpStream::connect(proxy.address()).await.unwrap().into_split();
+    writes.write_all(call(&tokens, &format!("Content-Length: {TOTAL}")).as_bytes()).await.unwrap();
+    let (mut stream, _) = soon(upstream.accept()).await;
+    let (chunk, mut written) = (vec![b'y'; 64 << 10], 0);
+    let write = async {
+        while written < TOTAL {
+            match writes.write(&chunk).await {
+                Ok(count) => written += count,
+                Err(_) => break,
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let mut head = [0; 12];
+    tokio::select! {
+        read = soon(reads.read_exact(&mut head)) => drop(read.expect("an answer")),
+        () = write => unreachable!("it waits for ever"),
+    }
+    assert_eq!(&head, b"HTTP/1.1 504");
+    assert!(written < 32 << 20, "{written} bytes went somewhere");
+    let mut rest = Vec::new();
+    let _ = soon(stream.read_to_end(&mut rest)).await;
+    assert!(rest.len() < TOTAL, "it never was complete");
+}
+
+// === Answers, and the connections they come by ===
+
+// UP-04
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_byte_by_byte_are_answers() {
+    let (proxy, upstream, tokens) = rude("").await;
+    let chunked =
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n00001;a=b\r\n}\r\n0\r\nX: y\r\n\r\n";
+    let interim = format!("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n{OK}");
+    let mut kept = None;
+    for answer in [OK, chunked, &interim, OK] {
+        let drip = async {
+            let mut stream = match kept.take() {
+                None => upstream.accept().await.0,
+                Some(mut stream) => {
+                    hear_request(&mut stream).await.expect("the same connection");
+                    stream
+                }
+            };
+            stream.set_nodelay(true).unwrap();
+            for byte in answer.as_bytes() {
+                stream.write_all(&[*byte]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            stream
+        };
+        let (heard, stream) = soon(async { tokio::join!(proxy.ping(&tokens.access), drip) }).await;
+        assert_eq!(heard.expect(200).text(), "{}");
+        kept = Some(stream);
+    }
+}
+
+// UP-04
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_ends_with_the_answer_that_says_so() {
+    let (proxy, upstream, tokens) = rude("").await;
+    for (answer, closes) in [
+        ("HTTP/1.1 200 OK\r\n\r\n{}", true),
+        ("HTTP/1.0 200 OK\r\n\r\n{}", true),
+        ("HTTP/1.0 200 OK\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\n{}", false),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}", false),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: x ,\tCLOSE\r\n\r\n{}", false),
+        (
+            "HTTP/1.1 200 OK\r\nconnection: keep-alive\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+            false,
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+            false,
+        ),
+    ] {
+        let serve = async {
+            let (mut stream, _) = upstream.accept().await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            if closes {
+                stream.shutdown().await.unwrap();
+            }
+            assert!(hear_request(&mut stream).await.is_none(), "{answer:?}: asked again");
+        };
+        let (heard, ()) = soon(async { tokio::join!(proxy.ping(&tokens.access), serve) }).await;
+        assert_eq!(heard.expect(200).text(), "{}", "{answer:?}");
+    }
+}
+
+// UP-07: a close that can be seen costs nobody a call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_was_closed_while_idle_is_not_used() {
+    let (proxy, upstream, tokens) = rude("").await;
+    for is_reset in [false, true, false] {
+        let serve = async {
+            let (mut stream, _) = upstream.accept().await;
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            stream
+        };
+        let (answer, stream) = soon(async { tokio::join!(proxy.ping(&tokens.access), serve) }).await;
+        answer.expect(200);
+        if is_reset {
+            stream.set_zero_linger().unwrap();
+        }
+        drop(stream);
+    }
+}
+
+/// Opens a GET and returns the status.
+async fn get(proxy: &Proxy, tokens: &Tokens) -> u16 {
+    let request = proxy.call("/mcp", &tokens.access).method(http::Method::GET).body(Bytes::new()).unwrap();
+    plain::send(proxy.address(), request).await.status
+}
+
+// UP-07: RFC 9110 §9.2.2: what was sent again is not sent a third time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_get_that_was_not_heard_is_sent_once_more_and_on_a_new_connection() {
+    let (proxy, upstream, tokens) = rude("").await;
+    let two = async {
+        let (mut one, mut other) = (upstream.accept().await.0, upstream.accept().await.0);
+        one.write_all(OK.as_bytes()).await.unwrap();
+        other.write_all(OK.as_bytes()).await.unwrap();
+        [one, other]
+    };
+    let pings = all((0..2).map(|_| proxy.ping(&tokens.access)));
+    let (_, [one, other]) = soon(async { tokio::join!(pings, two) }).await;
+    // Whichever is asked is closed without a word, as if it had been closed before.
+    let deaf = async {
+        let (mut asked, idle) = tokio::select! {
+            ready = one.readable() => { ready.unwrap(); (one, other) }
+            ready = other.readable() => { ready.unwrap(); (other, one) }
+        };
+        let first = hear_request(&mut asked).await.expect("a request");
+        drop(asked);
+        let (again, second) = upstream.accept().await;
+        assert_eq!(first, second);
+        drop(again);
+        idle
+    };
+    let (status, idle) = soon(async { tokio::join!(get(&proxy, &tokens), deaf) }).await;
+    assert_eq!(status, 502);
+    assert!(idle.try_read(&mut [0; 16]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    // One that was heard, as an interim answer tells, is not sent again.
+    let mut idle = idle;
+    let heard = async {
+        hear_request(&mut idle).await.expect("a request");
+        idle.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+        drop(idle);
+    };
+    let (status, ()) = soon(async { tokio::join!(get(&proxy, &tokens), heard) }).await;
+    assert_eq!(status, 502);
+}
+
+// GT-27
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_is_followed_on_the_same_connection_byte_for_byte() {
+    let (proxy, upstream, tokens) = rude("").await;
+    let text = long_text(60_000);
+    let serve = async {
+        let (mut stream, mut first) = upstream.accept().await;
+        hear_until(&mut stream, &mut first, &text[59_900..]).await;
+        let redirect = "HTTP/1.1 307 Temporary Redirect\r\nLocation: /mcp/\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(redirect.as_bytes()).await.unwrap();
+        let mut second = hear_request(&mut stream).await.expect("the same connection");
+        hear_until(&mut stream, &mut second, &text[59_900..]).await;
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        (first, second)
+    };
+    let request = proxy.call("/mcp", &tokens.access).body(Bytes::from(text.clone())).unwrap();
+    let (answer, (first, second)) = soon(async { tokio::join!(proxy.send(request), serve) }).await;
+    answer.expect(200);
+    assert_eq!(second, first.replacen("POST /mcp ", "POST /mcp/ ", 1));
+    assert!(second.ends_with(&format!("\r\n\r\n{text}")));
+}

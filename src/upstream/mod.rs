@@ -173,11 +173,13 @@ impl Upstream {
         let mut next = Some((message, body));
         for _ in 0..=MAX_REDIRECTS {
             let Some((message, body)) = next.take() else { return Err(Failure::Redirect(307)) };
-            let Answered { head, arrival, message } = self.exchange(method, message, body).await?;
+            let Answered { head, mut arrival, message } = self.exchange(method, message, body).await?;
             if !matches!(head.status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
                 return Ok((head, arrival));
             }
             path = self.redirected(&path, &head).ok_or(Failure::Redirect(head.status.as_u16()))?;
+            // The same connection leads there, if nothing more comes by it.
+            arrival.free().into_iter().for_each(|io| self.pool.home().take_back(io));
             let message = message.filter(|_| may_follow);
             next = message.map(|message| (message.redirected(method, &path), RequestBody::Whole(None)));
         }

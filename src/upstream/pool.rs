@@ -79,7 +79,8 @@ impl Pool {
     }
 
     /// Sends on an idle connection or a new one. RFC 9110 §9.2.2: a request is sent again only when it provably never
-    /// left; or when it asks for nothing to be done, and the connection was closed while nobody used it, as it seems.
+    /// left; or when it asks for nothing to be done, and the connection was closed while nobody used it, as it seems:
+    /// then once, on a new one.
     pub async fn send(
         &self,
         target: &Target,
@@ -92,6 +93,7 @@ impl Pool {
                 Err(Trouble::Unsent(unsent, whole)) => (message, body) = (unsent, whole),
                 Err(Trouble::Silent(unheard, whole)) if *method == Method::GET => {
                     (message, body) = (unheard, whole);
+                    break;
                 }
                 outcome => return outcome.map_err(SendError::Exchange),
             }

@@ -173,6 +173,7 @@ struct Shared {
     rude: Mutex<Option<Vec<u8>>>,
     connections: AtomicUsize,
     handshakes: AtomicUsize,
+    open: AtomicUsize,
     failures: Mutex<Vec<String>>,
 }
 
@@ -187,6 +188,7 @@ impl Front {
             rude: Mutex::default(),
             connections: AtomicUsize::new(0),
             handshakes: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
             failures: Mutex::default(),
         });
         let ours = shared.clone();
@@ -231,6 +233,11 @@ impl Front {
         (count(&self.shared.connections), count(&self.shared.handshakes))
     }
 
+    /// How many are passed on now.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
     /// What clients said of the certificate before they left.
     pub fn failures(&self) -> Vec<String> {
         self.shared.failures.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -264,8 +271,11 @@ async fn pass(mut stream: TcpStream, shared: Arc<Shared>) {
     let server = *shared.server.lock().unwrap_or_else(PoisonError::into_inner);
     let Some(server) = server else { return };
     let Ok(mut inside) = TcpStream::connect(server).await else { return };
+    shared.open.fetch_add(1, Ordering::SeqCst);
     tokio::select! {
         _ = copy_bidirectional(&mut outside, &mut inside) => {}
         _ = shows.changed() => {}
     }
+    drop((outside, inside));
+    shared.open.fetch_sub(1, Ordering::SeqCst);
 }
