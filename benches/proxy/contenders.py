@@ -68,6 +68,7 @@ defaults
   mode http
   log global
   option httplog
+  option http-no-delay
   timeout connect 5s
   timeout client 1h
   timeout server 1h

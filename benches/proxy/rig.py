@@ -167,12 +167,15 @@ class Rig:
 
     def __enter__(self):
         self.processes, self.dir = [], Path(tempfile.mkdtemp(prefix="bench."))
-        for name in (signal.SIGTERM, signal.SIGHUP):
+        for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(name, lambda *_: sys.exit(130))
+        signal.signal(signal.SIGALRM, too_long)
+        signal.alarm(AT_MOST)
         raise_limit()
         return self
 
     def __exit__(self, kind, error, trace):
+        signal.alarm(0)
         for process in reversed(self.processes[:]):
             process.end()
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -181,6 +184,13 @@ class Rig:
         path = self.dir / name
         path.write_text(text)
         return path
+
+
+AT_MOST = 45 * 60
+
+
+def too_long(*_):
+    raise Failed(f"not done after {AT_MOST} s")
 
 
 def raise_limit():

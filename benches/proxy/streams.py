@@ -1,5 +1,6 @@
 """Event streams: what silent ones take, and what events cost."""
 
+import select
 import subprocess
 import time
 
@@ -21,7 +22,9 @@ class Streams:
         self.heard()
 
     def heard(self):
-        line = self.process.child.stdout.readline()
+        # One line for each word said, so that none waits in Python's own buffer.
+        ready, _, _ = select.select([self.process.child.stdout], [], [], 60)
+        line = ready and self.process.child.stdout.readline()
         if not line:
             raise Failed(f"streams: {self.process.log.read_text()[-2000:]}")
         return figures(line)
@@ -112,12 +115,12 @@ def over_http2(field, table):
     command = ["h2load", f"-c{connections}", f"-m{each}", f"-n{count}", "-H", ":authority: p.test"]
     for name, value in workload.LISTEN.items():
         command += ["-H", f"{name.lower()}: {value.replace('TOKEN', token).replace('SESSION', session)}"]
-    before, descriptors = contender.process.memory(), contender.process.descriptors()
+    before = contender.process.memory()
     holder = Process(field.rig, "h2load", [*command, f"http://{contender.to}/mcp"], LOAD_CORES)
     until = time.monotonic() + 20
-    while contender.process.descriptors() < descriptors + count and time.monotonic() < until:
+    while contender.process.descriptors() < connections + count and time.monotonic() < until:
         time.sleep(0.1)
-    if contender.process.descriptors() < descriptors + count:
+    if contender.process.descriptors() < connections + count:
         raise Failed(f"streams over HTTP/2: {holder.log.read_text(errors='replace')[-1000:]}")
     time.sleep(2)
     kib = (contender.process.memory() - before) / count
