@@ -50,7 +50,7 @@ def need(*programs):
         run(install, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
 
 
-def build():
+def build(load=True):
     """Builds what is measured and what measures; returns the paths of proxy, load and crowd."""
     proxy = os.environ.get("MCP_AUTH_PROXY")
     if not proxy:
@@ -58,9 +58,10 @@ def build():
         run(["cargo", "build", "--locked", "--release", "--quiet", "--bin", "mcp-auth-proxy"], cwd=ROOT)
         proxy = TARGET / "release/mcp-auth-proxy"
     say("building the tools")
-    # Optimised, and apart from the proxy: it would be built again with each change otherwise.
-    load = [*"cargo build --locked --release --quiet --manifest-path".split(), HERE / "tool/Cargo.toml"]
-    run([*load, "--target-dir", TARGET / "load"])
+    if load:
+        # Optimised, and apart from the proxy: it would be built again with each change otherwise.
+        command = [*"cargo build --locked --release --quiet --manifest-path".split(), HERE / "tool/Cargo.toml"]
+        run([*command, "--target-dir", TARGET / "load"])
     run(["cargo", "build", "--locked", "--quiet", "--example", "crowd"], cwd=ROOT)
     return Path(proxy).resolve(), TARGET / "load/release/load", TARGET / "debug/examples/crowd"
 
