@@ -4,7 +4,10 @@ GitHub token into X-GitHub-Token, keep connections to the upstream, hold nothing
 They are not quite even: the proxy reads revocations from its store once a second per login, and binds session ids to
 people; nginx and HAProxy look tokens up in a table that never changes, and pass session ids on."""
 
-from rig import HERE, PROXY_CORE, Process, free_port, raise_limit, run, say
+import os
+import subprocess
+
+from rig import LOAD_CORES, PROXY_CORE, Process, figures, free_port, raise_limit, run
 import workload
 
 KEY = "Y2FuYXJ5LWtleS0wMTIzNDU2Nzg5YWJjZGVmZ2hpams="  # as in crowd.rs
@@ -31,7 +34,7 @@ daemon off;
 {user}
 events {{ worker_connections {files}; }}
 http {{
-  access_log access.log combined buffer=64k flush=1s;
+  access_log access-{port}.log combined buffer=64k flush=1s;
   client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
   map_hash_max_size 262144;
   map_hash_bucket_size 256;
@@ -109,9 +112,6 @@ class Field:
         self.peers_are_told = False
 
     def start_upstream(self):
-        import subprocess
-        from rig import LOAD_CORES, figures
-
         process = Process(self.rig, "upstream", [self.load, "upstream"], LOAD_CORES, stdout=subprocess.PIPE, text=True)
         return int(figures(process.child.stdout.readline())["port"])
 
@@ -156,8 +156,6 @@ class Field:
         self.plain_logins = self.rig.write("logins-plain", "\n".join(plain) + "\n")
 
     def nginx(self, workers=1, core=PROXY_CORE):
-        import os
-
         port, port2, files = free_port(), free_port(), raise_limit()
         user = "user root;" if os.getuid() == 0 else ""
         text = NGINX.format(port=port, port2=port2, workers=workers, upstream=self.upstream, user=user, files=files)
@@ -185,11 +183,12 @@ class Field:
 
     def ask(self, *arguments, **more):
         """The load tool's answer."""
-        from rig import LOAD_CORES, figures
-
         return figures(run(["taskset", "-c", LOAD_CORES, self.load, *arguments], **more))
 
 
 def end(contenders):
     for contender in contenders:
         contender.process.end()
+        # A line per request is hundreds of MiB after a while.
+        for log in (contender.process.log, contender.process.rig.dir / f"access-{contender.port}.log"):
+            log.unlink(missing_ok=True)

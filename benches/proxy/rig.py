@@ -168,7 +168,7 @@ class Rig:
 
     def __enter__(self):
         self.processes, self.dir = [], Path(tempfile.mkdtemp(prefix="bench."))
-        for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        for name in ENDED_BY:
             signal.signal(name, lambda *_: sys.exit(130))
         signal.signal(signal.SIGALRM, too_long)
         signal.alarm(AT_MOST)
@@ -177,6 +177,9 @@ class Rig:
 
     def __exit__(self, kind, error, trace):
         signal.alarm(0)
+        # Whoever says it twice, as timeout does, must not keep us from it.
+        for name in ENDED_BY:
+            signal.signal(name, signal.SIG_IGN)
         for process in reversed(self.processes[:]):
             process.end()
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -188,6 +191,7 @@ class Rig:
 
 
 AT_MOST = 45 * 60
+ENDED_BY = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 
 def too_long(*_):
