@@ -19,9 +19,7 @@ def drive(field, contender, connections, seconds):
 
 
 def rounds(field, contenders, connections, options, table):
-    """Interleaved rounds after a warm-up: µs of each, and each as a ratio to nginx in the same round."""
-    for contender in contenders:
-        drive(field, contender, connections, 1)
+    """Interleaved rounds: µs of each, and each as a ratio to nginx in the same round."""
     found = {contender.name: [] for contender in contenders}
     for _ in range(options.rounds):
         for contender in contenders:
@@ -39,8 +37,14 @@ def rounds(field, contenders, connections, options, table):
     return {name: middle(values) for name, values in ratios.items()}
 
 
+def warm(field, contenders):
+    for contender in contenders:
+        drive(field, contender, 256, 1)
+    return contenders
+
+
 def cpu(field, options, table):
-    contenders, values = field.all(), {}
+    contenders, values = warm(field, field.all()), {}
     table.title(f"CPU per call, 1 worker, {field.people} people's tokens in turn")
     for connections in (1, 64, 256):
         ratios = rounds(field, contenders, connections, options, table)
@@ -64,7 +68,7 @@ def first_logins(field, contender):
 
 
 def two_workers(field, options, table):
-    contenders, values = field.all(workers=2, core=None), {}
+    contenders, values = warm(field, field.all(workers=2, core=None)), {}
     table.title("CPU per call, 2 workers, not pinned")
     for connections in (64, 256):
         ratios = rounds(field, contenders, connections, options, table)

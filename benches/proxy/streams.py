@@ -42,12 +42,13 @@ class Streams:
 
 
 def sse(field, options, table):
-    return {**silent(field, table), **busy(field, options, table), **over_http2(field, table)}
+    return {**silent(field, options, table), **busy(field, options, table), **over_http2(field, table)}
 
 
-def silent(field, table):
+def silent(field, options, table):
     # Two descriptors of a proxy each, and some for itself.
-    count, values = min(MOST, (raise_limit() - 1_000) // 2), {}
+    most = MOST // 5 if options.short else MOST
+    count, values = min(most, (raise_limit() - 1_000) // 2), {}
     table.title(f"{count} silent event streams, HTTP/1.1, 1 worker")
     for kind in (field.proxy, field.nginx, field.haproxy):
         contender = kind()
@@ -75,7 +76,7 @@ def busy(field, options, table):
     everybody, seconds = [field.direct(), *contenders], 2 * options.seconds
     table.title(f"{BUSY} event streams with an event a second each, 1 worker")
     found = {contender.name: [] for contender in everybody}
-    for _ in range(min(options.rounds, 5)):
+    for _ in range(1 if options.short else min(options.rounds, 5)):
         for contender in everybody:
             streams = Streams(field, contender, "events", BUSY)
             time.sleep(1)
