@@ -81,6 +81,8 @@ pub struct Tuning {
     pub tls_files: Duration,
     /// How often it is looked whether a new key may write, or a store that was not reached can be.
     pub store_look: Duration,
+    /// How often a store that can say so is asked whether others wrote to it.
+    pub still: Duration,
 }
 
 impl Default for Tuning {
@@ -97,6 +99,8 @@ impl Default for Tuning {
             handshake: Duration::from_secs(10),
             tls_files: Duration::from_secs(5),
             store_look: Duration::from_secs(1),
+            // A revocation by another process is obeyed within a second.
+            still: Duration::from_millis(250),
         }
     }
 }
@@ -152,6 +156,9 @@ impl App {
         let seen = Current::new(seen);
         let swept = sweep::sweep(lasting.records.clone(), lasting.gates.clone(), clock.clone(), tuning.sweep);
         side.handle().spawn(swept);
+        if let Some(others) = store.others.clone() {
+            side.handle().spawn(lasting.still.clone().watch(others, clock.clone(), tuning.still));
+        }
         let metrics = numbers(metrics, &lasting, seen.clone(), side.handle())?;
         store.introduce(&keys, &clock, side.handle());
         let (drain, draining) = watch::channel(Drain::No);

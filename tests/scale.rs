@@ -21,7 +21,7 @@ use support::crowd::{Crowd, Login};
 use support::github::User;
 use support::http as plain;
 use support::program::{Program, is_for_people, processor_ticks};
-use support::proxy::{CALLBACK, Proxy, Tokens, in_front_of, param};
+use support::proxy::{CALLBACK, Proxy, Setup, Tokens, in_front_of, param};
 use support::stores::{self, Store};
 use support::upstream::{RESULT, events, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -116,6 +116,47 @@ async fn told(metrics: SocketAddr) -> String {
 fn sum(told: &str, name: &str) -> f64 {
     let lines = told.lines().filter(|line| line.starts_with(name));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// A family in use need not be read while SQLite says that nobody else wrote, and whoever else writes is heard at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_changes_is_not_read_again_and_what_others_do_is_obeyed() {
+    let dir = TempDir::new();
+    let mut setup = Setup::on(&dir);
+    setup.extra.push_str("\nmetrics: 127.0.0.1:0");
+    setup.tuning.still = Duration::from_millis(5);
+    let proxy = Proxy::with(setup).await;
+    let metrics = proxy.app().metrics_address().expect("configured");
+    let tokens = proxy.login().await;
+    let other = proxy.login().await;
+    let reads = async || asked(metrics).await[0];
+    // Until it was looked for the first time, and then for a minute.
+    let mut before = reads().await;
+    let mut quiet = 0;
+    for _ in 0..50 {
+        proxy.forward(Duration::from_millis(500));
+        proxy.ping(&tokens.access).await.expect(200);
+        sleep(Duration::from_millis(20)).await;
+        let now = reads().await;
+        quiet += usize::from(now == before);
+        before = now;
+    }
+    assert!(quiet >= 40, "read in {} of 50 half seconds", 50 - quiet);
+    // Another process ends the login, and one that nobody uses here.
+    let replica = proxy.replica();
+    let pairs = [("token", tokens.refresh.as_str()), ("client_id", &tokens.client_id)];
+    proxy.post_form_at(replica.address(), "/revoke", &pairs).await.expect(200);
+    proxy.forward(Duration::from_secs(1));
+    proxy.ping(&tokens.access).await.expect(401);
+    proxy.ping(&other.access).await.expect(200);
+    // A minute later the store is asked, whatever was heard: GitHub's word is wanted anew now and then.
+    before = reads().await;
+    for _ in 0..130 {
+        proxy.forward(Duration::from_millis(500));
+        proxy.ping(&other.access).await.expect(200);
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(reads().await > before, "never again");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,7 +54,7 @@ pub(super) fn compose(
     let gate = Gate::new(
         keys.clone(),
         clock.clone(),
-        families.clone(),
+        (families.clone(), lasting.still.clone()),
         credentials.clone(),
         gated.collect(),
         limits.clone(),

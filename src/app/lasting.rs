@@ -16,6 +16,7 @@ use crate::oauth::{self, Spent};
 use crate::protocol::token::FamilyId;
 use crate::server::{Readiness, Tallies};
 use crate::store::Records;
+use crate::store::still::{Noted, Still};
 use crate::store::watched::{Verb, Watched, Watcher};
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit::{Audit, Destination};
@@ -29,6 +30,8 @@ pub(super) struct Lasting {
     pub side: Handle,
     /// Without our MAC: it comes and goes with the keys.
     pub records: Arc<dyn Records>,
+    /// What is known of them without asking.
+    pub still: Arc<Still>,
     pub flights: Arc<Flights>,
     pub gates: Gates,
     pub tallies: Tallies,
@@ -51,13 +54,18 @@ struct Showing {
 impl Lasting {
     pub(super) fn new(config: &Config, records: Arc<dyn Records>, clock: &Clock, side: &Handle) -> Self {
         let metrics: Arc<Metrics> = Arc::default();
-        let counted = metrics.clone();
+        let (counted, still) = (metrics.clone(), Arc::<Still>::default());
         let tell: Watcher =
             Arc::new(move |verb: Verb, took, answered| counted.store(verb.name(), took, answered));
         Lasting {
             clock: clock.clone(),
             side: side.clone(),
-            records: Arc::new(Watched::new(records, tell)),
+            records: Arc::new(Noted::new(
+                Arc::new(Watched::new(records, tell)),
+                still.clone(),
+                clock.clone(),
+            )),
+            still,
             flights: Arc::default(),
             gates: Gates::default(),
             tallies: bounds::tallies(config),

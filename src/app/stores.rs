@@ -19,12 +19,15 @@ use crate::store::postgres::Postgres;
 use crate::store::redis::Redis;
 use crate::store::sqlite::Sqlite;
 use crate::store::steady::Steady;
+use crate::store::still::Others;
 use crate::store::{PrepareError, Records, Shared, StoreError};
 use crate::tls::Authorities;
 
 /// A store, and what is still to be done before it can be used.
 pub(super) struct Store {
     pub records: Arc<dyn Records>,
+    /// Of one that can say whether other processes wrote to it.
+    pub others: Option<Arc<dyn Others>>,
     /// Of a shared one that could not be reached at once.
     awaited: Option<(Arc<Awaited>, String)>,
     config: StoreConfig,
@@ -60,9 +63,15 @@ pub(super) fn open(
     clock: &Clock,
     side: &Handle,
 ) -> Result<Store, StartError> {
-    let own: Arc<dyn Records> = match &config.store {
-        StoreConfig::Sqlite(path) => Arc::new(Sqlite::open(path, clock.clone())?),
-        StoreConfig::Memory => Arc::new(Memory::new(clock.clone())),
+    let (own, others): (Arc<dyn Records>, Arc<dyn Others>) = match &config.store {
+        StoreConfig::Sqlite(path) => {
+            let sqlite = Arc::new(Sqlite::open(path, clock.clone())?);
+            (sqlite.clone(), sqlite)
+        }
+        StoreConfig::Memory => {
+            let memory = Arc::new(Memory::new(clock.clone()));
+            (memory.clone(), memory)
+        }
         StoreConfig::Postgres(_) | StoreConfig::Redis(_) => {
             let shared = client_of(&config.store, &config.authorities, config.store_connections, clock, side);
             let shared = shared.map_err(StartError::StoreClient)?;
@@ -70,7 +79,7 @@ pub(super) fn open(
         }
     };
     keys::recognise(&own, keys, &config.store, clock, side)?;
-    Ok(Store { records: own, awaited: None, config: config.store.clone() })
+    Ok(Store { records: own, others: Some(others), awaited: None, config: config.store.clone() })
 }
 
 fn await_shared(
@@ -87,13 +96,15 @@ fn await_shared(
     let first = done_on(side, async move { timeout(FIRST_LOOK, first.attempt(&keys, &store, &clock)).await });
     let store = config.store.clone();
     let trouble = match first {
-        Some(Ok(Ok(()))) => return Ok(Store { records: opening, awaited: None, config: store }),
+        Some(Ok(Ok(()))) => {
+            return Ok(Store { records: opening, others: None, awaited: None, config: store });
+        }
         Some(Ok(Err(Obstacle::Final(error)))) => return Err(error),
         Some(Ok(Err(Obstacle::Trouble(error)))) => error,
         Some(Err(_)) | None => StoreError::unreachable("no answer yet"),
     };
     warn!(store = %store, error = %trouble, "the store cannot be used yet; not ready until it can");
-    Ok(Store { records: opening, awaited: Some((awaited, trouble.to_string())), config: store })
+    Ok(Store { records: opening, others: None, awaited: Some((awaited, trouble.to_string())), config: store })
 }
 
 enum Obstacle {

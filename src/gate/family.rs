@@ -9,6 +9,7 @@ use super::told::Told;
 use crate::clock::Time;
 use crate::protocol::scope::ScopeMask;
 use crate::protocol::token::{Claims, FamilyId};
+use crate::store::still::{Place, Still};
 
 /// A family in the gate's cache. There may be a million of them: `live/tests.rs` holds what one may take.
 pub(super) struct LiveFamily {
@@ -19,6 +20,8 @@ pub(super) struct LiveFamily {
     /// When the store was last asked.
     pub read: AtomicU64,
     pub told: Told,
+    /// Where its record and its credential are noted when they are written.
+    pub places: [Place; 2],
     pub resource: u32,
     /// What a token must carry of the family's scopes.
     pub required: ScopeMask,
@@ -33,20 +36,30 @@ pub(super) struct LiveFamily {
 pub(super) struct Before(Vec<Weak<LiveFamily>>);
 
 impl LiveFamily {
-    /// A clock that was set back makes everything old: then the store is asked.
+    /// For how long nobody has asked the store. A clock that was set back makes everything old: then it is asked.
     pub(super) fn age(&self, now: Time) -> Duration {
         let read = Time::from_millis(self.read.load(Ordering::Relaxed));
         if read > now { Duration::MAX } else { now.since(read) }
     }
 
+    /// For how long nobody knows whether it is still so.
+    fn doubt(&self, now: Time, still: &Still) -> Duration {
+        let age = self.age(now);
+        if !(FRESH_FOR..ANEW).contains(&age) {
+            return age;
+        }
+        let read = Time::from_millis(self.read.load(Ordering::Relaxed));
+        now.since(still.holds_until(read, self.places)).min(age)
+    }
+
     /// Whether a request may use this without asking the store.
-    pub(super) fn is_fresh(&self, now: Time) -> bool {
-        self.age(now) < FRESH_FOR && now.after(FRESH_FOR) < self.token_ends && !self.is_ended()
+    pub(super) fn is_fresh(&self, now: Time, still: &Still) -> bool {
+        self.doubt(now, still) < FRESH_FOR && now.after(FRESH_FOR) < self.token_ends && !self.is_ended()
     }
 
     /// Whether it may still be used while the store is silent.
-    pub(super) fn survives(&self, now: Time) -> bool {
-        self.age(now) < STORE_GRACE && now < self.token_ends && !self.is_ended()
+    pub(super) fn survives(&self, now: Time, still: &Still) -> bool {
+        self.doubt(now, still) < STORE_GRACE && now < self.token_ends && !self.is_ended()
     }
 
     /// Whether this process ended it.
@@ -98,5 +111,7 @@ impl LiveFamily {
 
 /// How soon a revocation elsewhere is obeyed.
 const FRESH_FOR: Duration = Duration::from_secs(1);
+/// After this long the store is asked although nothing was written: GitHub is to be asked now and then, too.
+const ANEW: Duration = Duration::from_secs(60);
 /// How long families we know are served while the store cannot be read; then the gate closes.
 const STORE_GRACE: Duration = Duration::from_secs(60);

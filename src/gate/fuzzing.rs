@@ -55,7 +55,7 @@ pub(crate) fn permit(inject: Vec<Injection>) -> Permit {
     let gate = Gate::new(
         keys,
         clock,
-        world.families.clone(),
+        (world.families.clone(), Arc::default()),
         world.credentials.clone(),
         gated,
         world.limits.clone(),

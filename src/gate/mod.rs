@@ -1,7 +1,8 @@
 //! The gate: a request with a live token for this very resource gets a [`Permit`], everything else a [`Denial`].
 //!
 //! Arithmetic plus one map look-up per request; a family is re-read from the store at most once per second,
-//! so that a revocation anywhere is obeyed everywhere within a second. Does not write responses.
+//! or once a minute while it is known that nothing was written, so that a revocation anywhere is obeyed everywhere within
+//! a second. Does not write responses.
 //! RFC 6750 §2.1, §3; RFC 8707 §2; RFC 9728 §5.
 
 pub mod challenge;
@@ -29,7 +30,8 @@ use crate::protocol::resource::Resource;
 use crate::protocol::token::{Access, FamilyId, Verified};
 use crate::seal::KeyRing;
 use crate::store::StoreError;
-use crate::store::families::Families;
+use crate::store::families::{self, Families};
+use crate::store::still::Still;
 use family::LiveFamily;
 use live::Live;
 pub use permit::{Holder, Permit, PermitWatch};
@@ -40,6 +42,7 @@ pub struct Gate {
     keys: Arc<KeyRing>,
     clock: Clock,
     families: Families,
+    still: Arc<Still>,
     credentials: Credentials,
     resources: Vec<Gated>,
     limits: Arc<Limiters>,
@@ -104,7 +107,7 @@ impl Gate {
     pub fn new(
         keys: Arc<KeyRing>,
         clock: Clock,
-        families: Families,
+        (families, still): (Families, Arc<Still>),
         credentials: Credentials,
         resources: Vec<Gated>,
         limits: Arc<Limiters>,
@@ -114,6 +117,7 @@ impl Gate {
             keys,
             clock,
             families,
+            still,
             credentials,
             resources,
             limits,
@@ -160,10 +164,12 @@ impl Gate {
         if now >= token.claims.expires {
             return Err(Denial::Invalid("expired"));
         }
-        let family = match self.live.get(&token.claims.family).filter(|family| family.is_fresh(now)) {
-            Some(family) => family,
-            None => self.found(&token.claims.family, now).await?,
-        };
+        let family =
+            match self.live.get(&token.claims.family).filter(|family| family.is_fresh(now, &self.still)) {
+                Some(family) => family,
+                // Boxed: once a second at most, and most requests should not have the room for it.
+                None => Box::pin(self.found(&token.claims.family, now)).await?,
+            };
         family.covers(resource, &token.claims)?;
         Ok(Permit::new(self.clone(), family))
     }
@@ -191,7 +197,7 @@ impl Gate {
                 Err(Denial::Invalid("revoked"))
             }
             Err(Denial::Unavailable { cause, retry_after }) => {
-                match known.filter(|family| family.survives(now)) {
+                match known.filter(|family| family.survives(now, &self.still)) {
                     Some(family) => {
                         self.tell_of_trouble(&cause, now);
                         Ok(family)
@@ -268,6 +274,7 @@ impl Gate {
         LiveFamily {
             id,
             person: family.person,
+            places: [self.still.place(&families::key(&id)), self.still.place(&family.credential)],
             token_ends: credential.expires.unwrap_or(Time::NEVER),
             read: AtomicU64::new(now.millis()),
             told: Told::new(&credential.identity, inject, family, self.has_trail),

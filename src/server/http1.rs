@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use http::header::{CONNECTION, EXPECT};
 use http::{HeaderMap, Request, Response, Version};
@@ -76,7 +76,7 @@ where
 {
     let head_timeout = current.now().bounds.head_timeout;
     let desk = Arc::new(Desk::default());
-    let (draining, given) = (drain.clone(), desk.clone());
+    let (draining, ending, given) = (drain.clone(), drain.clone(), desk.clone());
     let service = service_fn(move |request| {
         let (server, open, draining) = (current.now(), seat.request(), draining.clone());
         let desk = given.clone();
@@ -104,9 +104,16 @@ where
             _ = drain.wait_for(|drain| *drain >= Drain::Begun) => false,
         }
     });
-    let mut is_leaving = false;
+    let (mut is_leaving, mut known): (bool, Option<Waker>) = (false, None);
     let stream = poll_fn(|context| {
-        if !is_leaving && let Poll::Ready(at_once) = leave.as_mut().poll(context) {
+        // Waiting for what ends a connection costs as much as reading a request: done once, and when there is reason.
+        let is_known = known.as_ref().is_some_and(|known| known.will_wake(context.waker()));
+        let has_reason = !is_known || seat.is_told() || ending.has_changed().unwrap_or(true);
+        known = Some(known.take().filter(|_| is_known).unwrap_or_else(|| context.waker().clone()));
+        if has_reason
+            && !is_leaving
+            && let Poll::Ready(at_once) = leave.as_mut().poll(context)
+        {
             if at_once {
                 return Poll::Ready(Ok(None));
             }

@@ -22,6 +22,7 @@ mod vet;
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -219,7 +220,8 @@ impl Server {
         let get = matches!(*request.method(), Method::GET | Method::HEAD);
         match route {
             Route::Resource(number) => self.resource(number, client, request, open, span).await,
-            Route::Endpoint(endpoint) => self.endpoint(endpoint, client, request).await,
+            // Boxed, as everything that is rare: a request for a resource should not have the room for it.
+            Route::Endpoint(endpoint) => Box::pin(self.endpoint(endpoint, client, request)).await,
             Route::Document(_) if *request.method() == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
             Route::Document(document) if get => reply::document(document.clone()),
             Route::Document(_) => self.refused(request, Problem::Method("GET, HEAD, OPTIONS")).await,
@@ -233,9 +235,11 @@ impl Server {
     }
 
     /// A refusal that arrives, whatever the client is still sending.
-    async fn refused(&self, request: Request<Incoming>, problem: Problem) -> Response<Body> {
-        let_it_arrive(request).await;
-        reply::problem(problem)
+    fn refused(&self, request: Request<Incoming>, problem: Problem) -> Boxed<Response<Body>> {
+        Box::pin(async move {
+            let_it_arrive(request).await;
+            reply::problem(problem)
+        })
     }
 
     /// The authorization server: body read here, work done on the side.
@@ -312,6 +316,9 @@ impl Server {
         }
     }
 }
+
+/// Of what is rare.
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 fn accepts(headers: &http::HeaderMap, kind: &str) -> bool {
     headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|value| value.contains(kind)))

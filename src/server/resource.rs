@@ -57,7 +57,7 @@ impl Server {
                 let denial = self.forged_too_often(denial, client, request.headers());
                 published.numbers.decision(denial.word());
                 let front = is_a_browser(&request).then(|| self.front.clone());
-                let_it_arrive(request).await;
+                Box::pin(let_it_arrive(request)).await;
                 return reply::denial(denial, &published.challenges, front);
             }
         };

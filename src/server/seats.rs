@@ -196,6 +196,11 @@ impl Seated {
         }
     }
 
+    /// Whether it was asked to leave, and may not have heard it yet.
+    pub fn is_told(&self) -> bool {
+        self.0.told.load(Ordering::Relaxed)
+    }
+
     /// A request begins; it is over when what this returns is dropped.
     pub fn request(&self) -> Request {
         if self.0.requests.fetch_add(1, Ordering::Relaxed) == 0

@@ -209,7 +209,8 @@ pub(super) fn owner(person: u64) -> String {
     format!("person/{person}")
 }
 
-fn key(id: &FamilyId) -> String {
+/// Where a family is kept.
+pub fn key(id: &FamilyId) -> String {
     format!("{PREFIX}{id}")
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::still::Others;
 use super::{Created, Page, Pending, Record, Records, Replaced};
 use crate::clock::Clock;
 
@@ -26,6 +27,12 @@ impl Memory {
             records.remove(key);
         }
         records
+    }
+}
+
+impl Others for Memory {
+    fn writes(&self) -> Pending<'_, u64> {
+        Box::pin(async { Ok(0) })
     }
 }
 

@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod redis;
 pub mod sqlite;
 pub mod steady;
+pub mod still;
 pub mod watched;
 
 use std::fmt;

@@ -13,6 +13,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use tokio::sync::oneshot;
 use tracing::warn;
 
+use super::still::Others;
 use super::{Created, Page, Pending, Record, Records, Replaced, StoreError};
 use crate::clock::{Clock, Time};
 pub use file::OpenError;
@@ -28,7 +29,7 @@ pub struct Sqlite {
 
 /// A thread with a connection of its own.
 struct Worker {
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Sender<Order>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -38,6 +39,13 @@ impl Drop for Worker {
         // A thread that panicked has closed its connection already.
         let _ = self.thread.take().map(JoinHandle::join);
     }
+}
+
+/// What a thread is given.
+enum Order {
+    Work(Job),
+    /// Outside of any transaction: how often others have written.
+    Look(oneshot::Sender<Result<u64, StoreError>>),
 }
 
 /// Work for a thread: it runs against the connection and returns how to report once the commit is known.
@@ -51,9 +59,16 @@ impl Sqlite {
         let second = connect(path).map_err(|source| OpenError::Database { path: path.into(), source })?;
         let file = Whereabouts::of(path);
         let file = file.map_err(|source| OpenError::Create { path: path.into(), source })?;
-        let writer =
-            run("store-writer", move |jobs| Writer { connection: Some(connection), file }.work(jobs))?;
-        let reader = run("store-reader", move |jobs| jobs.iter().for_each(|job| job(&second)(Ok(()))))?;
+        let writer = run("store-writer", move |jobs| {
+            Writer { connection: Some(connection), number: 0, file }.work(jobs)
+        })?;
+        let reader = run("store-reader", move |orders| {
+            for order in orders {
+                if let Order::Work(job) = order {
+                    job(&second)(Ok(()));
+                }
+            }
+        })?;
         Ok(Sqlite { clock, writer, reader })
     }
 
@@ -71,7 +86,7 @@ impl Sqlite {
                 let _ = answer.send(committed.and(outcome));
             })
         });
-        let sent = worker.jobs.as_ref().map(|jobs| jobs.send(job));
+        let sent = worker.jobs.as_ref().map(|jobs| jobs.send(Order::Work(job)));
         Box::pin(async move {
             let Some(Ok(())) = sent else { return Err(StoreError::new("the store thread has ended")) };
             answered.await.map_err(|_| StoreError::new("the store thread has ended"))?
@@ -79,9 +94,9 @@ impl Sqlite {
     }
 }
 
-fn run(name: &str, work: impl FnOnce(&Receiver<Job>) + Send + 'static) -> Result<Worker, OpenError> {
+fn run(name: &str, work: impl FnOnce(Receiver<Order>) + Send + 'static) -> Result<Worker, OpenError> {
     let (sender, jobs) = channel();
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || work(&jobs));
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || work(jobs));
     Ok(Worker { jobs: Some(sender), thread: Some(thread.map_err(OpenError::Thread)?) })
 }
 
@@ -89,14 +104,26 @@ fn run(name: &str, work: impl FnOnce(&Receiver<Job>) + Send + 'static) -> Result
 struct Writer {
     /// None after a commit that failed: what it left behind is looked after before anything else is written.
     connection: Option<Connection>,
+    /// Counts the connections, of which each counts the writes of others from its own beginning.
+    number: u32,
     file: Whereabouts,
 }
 
 impl Writer {
     /// Everything that waits goes into one transaction: one fsync, then all answers.
-    fn work(mut self, jobs: &Receiver<Job>) {
-        while let Ok(first) = jobs.recv() {
-            let batch: Vec<Job> = std::iter::once(first).chain(jobs.try_iter().take(MAX_BATCH - 1)).collect();
+    fn work(mut self, orders: Receiver<Order>) {
+        while let Ok(first) = orders.recv() {
+            let mut batch = Vec::new();
+            for order in std::iter::once(first).chain(orders.try_iter().take(MAX_BATCH - 1)) {
+                match order {
+                    Order::Work(job) => batch.push(job),
+                    // Nobody waits any more when the proxy ends.
+                    Order::Look(answer) => drop(answer.send(self.others())),
+                }
+            }
+            if batch.is_empty() {
+                continue;
+            }
             match self.begin() {
                 Ok(connection) => {
                     let (reports, outcome) = commit(connection, batch);
@@ -128,12 +155,23 @@ impl Writer {
         }
     }
 
+    /// SQLite counts for each connection the commits of all others; those of this one are ours.
+    fn others(&self) -> Result<u64, StoreError> {
+        self.file.still_hold()?;
+        let connection = self.connection.as_ref().ok_or_else(|| StoreError::new("not mended yet"))?;
+        let version = connection.pragma_query_value(None, "data_version", |row| row.get::<_, u32>(0));
+        Ok(u64::from(self.number) << 32 | u64::from(version.map_err(StoreError::new)?))
+    }
+
     /// After a failed commit nothing is known about what reached the disk: the connection is given up, never
     /// used on, and its successor starts from what was acknowledged.
     fn mend(&mut self) {
         if self.connection.is_none() && self.file.still_hold().is_ok() {
             match reconnect(self.file.path()) {
-                Ok(connection) => self.connection = Some(connection),
+                Ok(connection) => {
+                    self.connection = Some(connection);
+                    self.number = self.number.wrapping_add(1);
+                }
                 Err(error) => warn!(%error, "the database cannot be written to"),
             }
         }
@@ -158,6 +196,17 @@ fn commit(connection: &Connection, batch: Vec<Job>) -> (Vec<Report>, Result<(), 
 /// A connection without tables, on which a job can only fail.
 fn refusing() -> Connection {
     Connection::open_in_memory().expect("an empty in-memory database opens")
+}
+
+impl Others for Sqlite {
+    fn writes(&self) -> Pending<'_, u64> {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.writer.jobs.as_ref().map(|orders| orders.send(Order::Look(answer)));
+        Box::pin(async move {
+            let Some(Ok(())) = sent else { return Err(StoreError::new("the store thread has ended")) };
+            answered.await.map_err(|_| StoreError::new("the store thread has ended"))?
+        })
+    }
 }
 
 impl Records for Sqlite {

@@ -38,28 +38,28 @@ pub fn request(
     out.headers(permit.injected_lines());
 }
 
-/// The head of the answer to the client.
-pub fn response(incoming: HeaderMap, permit: &Permit) -> HeaderMap {
-    let mut out = HeaderMap::with_capacity(incoming.len() + 4);
-    let connection: Vec<HeaderValue> = incoming.get_all(header::CONNECTION).iter().cloned().collect();
-    let mut last: Option<HeaderName> = None;
-    for (name, value) in incoming {
-        // HeaderMap yields a name once for all of its values.
-        let Some(name) = name.or_else(|| last.clone()) else { continue };
-        let named = connection.iter().any(|values| lists(values, &name));
-        let echoed = permit.injected_names().any(|injected| poses_as(name.as_str(), injected.as_str()));
-        if !is_withheld(&name) && !named && !echoed && !permit.is_given_away_by(&value) {
-            out.append(name.clone(), value);
-        }
-        last = Some(name);
-    }
+/// The head of the answer to the client: what must not pass is taken out, and our own words are put in.
+pub fn response(mut headers: HeaderMap, permit: &Permit) -> HeaderMap {
+    let connection: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    let is_withheld = |name: &HeaderName, value: &HeaderValue| {
+        let named = || connection.iter().any(|values| lists(values, name));
+        let echoed = || permit.injected_names().any(|injected| poses_as(name.as_str(), injected.as_str()));
+        is_withheld(name) || named() || echoed() || permit.is_given_away_by(value)
+    };
+    let withheld: Vec<HeaderName> = headers
+        .iter()
+        .filter(|(name, value)| is_withheld(name, value))
+        .map(|(name, _)| name.clone())
+        .collect();
+    // Of several values of a name, one that tells the token takes the others along.
+    withheld.iter().for_each(|name| drop(headers.remove(name)));
     // What somebody's upstream says must not be able to act on our origin, where people approve clients.
-    out.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    out.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
-    if is_shareable(&out) {
-        out.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+    if is_shareable(&headers) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
-    out
+    headers
 }
 
 fn is_forwarded(name: &HeaderName, method: &Method) -> bool {

@@ -36,7 +36,7 @@ use body::{BodyTrouble, RequestBody};
 use http1::{Answered, Arrival, Head, Message, Trouble};
 pub use pool::tidy;
 use pool::{Pool, SendError};
-use session::Binding;
+use session::{Binding, Endpoints};
 pub use target::{Target, TargetError};
 
 /// What an upstream needs to know.
@@ -106,6 +106,8 @@ impl Upstream {
         let (parts, body) = request.into_parts();
         let binding = Binding::new(&self.keys, permit.resource().url(), permit.person());
         let session = binding.open_session(&parts.headers).map_err(|_| Failure::UnknownSession)?;
+        // Most upstreams repeat it in their answers: then it need not be sealed again.
+        let known = session.clone().zip(parts.headers.get(session::HEADER).cloned());
         let path = self.path(&parts, &binding)?;
         let mut message = Message::to(&parts.method, &path);
         let target = &self.settings.target;
@@ -119,7 +121,13 @@ impl Upstream {
         let method = parts.method.clone();
         drop(parts);
         let (head, arrival) = self.send(&method, path, message, body).await?;
-        self.answer(&permit, &binding, head, arrival, method == Method::GET)
+        let seal = |id: &HeaderValue| match known {
+            Some((known, sealed)) if known == *id => Some(sealed),
+            _ => binding.seal_session(id),
+        };
+        let endpoints = || binding.endpoints(&self.settings.target, permit.resource().path());
+        let endpoints = (method == Method::GET).then_some(endpoints);
+        self.answer(&permit, head, arrival, seal, endpoints)
     }
 
     /// The upstream's path, or the sealed one of a legacy endpoint (MCP 2024-11-05).
@@ -129,6 +137,9 @@ impl Upstream {
             return binding.open_endpoint(sealed).ok_or(Failure::UnknownSession);
         }
         let own = self.settings.target.path();
+        if query.is_empty() {
+            return Ok(own.clone());
+        }
         // RFC 6750 §2.3 tokens in URLs are neither accepted nor passed on.
         let pairs = query.split('&').filter(|pair| !pair.is_empty() && !is_access_token(pair));
         let query = pairs.collect::<Vec<_>>().join("&");
@@ -232,13 +243,14 @@ impl Upstream {
         (there.origin() == here.origin()).then(|| PathAndQuery::try_from(path).ok()).flatten()
     }
 
+    /// Makes the client's answer of the upstream's. `endpoints` only where the legacy endpoint may come.
     fn answer(
         &self,
         permit: &Permit,
-        binding: &Binding<'_>,
         mut head: Head,
         arrival: Arrival,
-        is_get: bool,
+        seal: impl FnOnce(&HeaderValue) -> Option<HeaderValue>,
+        endpoints: Option<impl FnOnce() -> Option<Endpoints>>,
     ) -> Result<Response<Answer>, Failure> {
         match head.status.as_u16() {
             // Passed on it would tell the client to log in again, and again: it is between us and the upstream.
@@ -253,7 +265,7 @@ impl Upstream {
         let is_sse = is_plain_sse(&head.headers);
         let mut headers = headers::response(head.headers, permit);
         if let Some(session) = session {
-            let sealed = binding.seal_session(&session).ok_or(Failure::Unexpected(head.status.as_u16()))?;
+            let sealed = seal(&session).ok_or(Failure::Unexpected(head.status.as_u16()))?;
             headers.insert(session::HEADER, sealed);
         }
         if is_sse {
@@ -262,11 +274,10 @@ impl Upstream {
         }
         let (home, &Settings { keep_alive, recheck, .. }) = (self.pool.home(), &self.settings);
         // Events that are all there, as most tools answer, are no stream. The legacy endpoint comes in answers to GET.
-        let answer = if is_sse && (is_get || !arrival.is_whole()) {
+        let answer = if is_sse && (endpoints.is_some() || !arrival.is_whole()) {
             headers.remove(header::CONTENT_LENGTH);
-            let path = permit.resource().path();
-            let endpoint = is_get.then(|| binding.endpoints(&self.settings.target, path)).flatten();
-            Answer::events(arrival, home, sse::Stream::new(endpoint, permit.watch(), keep_alive, recheck))
+            let endpoints = endpoints.and_then(|endpoints| endpoints());
+            Answer::events(arrival, home, sse::Stream::new(endpoints, permit.watch(), keep_alive, recheck))
         } else {
             Answer::plain(arrival, home, permit.watch(), recheck)
         };

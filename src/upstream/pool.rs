@@ -98,7 +98,8 @@ impl Pool {
                 outcome => return outcome.map_err(SendError::Exchange),
             }
         }
-        let io = match timeout(connect_timeout, self.connect(target)).await {
+        // Boxed: most requests find a connection, and should not have the room for making one.
+        let io = match timeout(connect_timeout, Box::pin(self.connect(target))).await {
             Ok(connected) => connected.map_err(SendError::Connect)?,
             Err(_) => return Err(SendError::Connect(format!("no connection within {connect_timeout:?}"))),
         };

@@ -9,6 +9,7 @@ use crate::gate::told::Told;
 use crate::protocol::family::{Family, Stage};
 use crate::protocol::injection::{Identity, Injection};
 use crate::protocol::scope::ScopeSet;
+use crate::store::still::Still;
 
 /// A family of somebody of their own, whose client registered itself, as a request finds it.
 fn family(clock: &Clock, number: usize, has_trail: bool) -> LiveFamily {
@@ -32,6 +33,7 @@ fn family(clock: &Clock, number: usize, has_trail: bool) -> LiveFamily {
         person,
         token_ends: Time::NEVER,
         read: AtomicU64::new(at.millis()),
+        places: [Still::default().place("a"); 2],
         told: Told::new(&identity, &inject, &read_from_the_store, has_trail),
         resource: 0,
         required: 1,
@@ -107,9 +109,9 @@ fn what_was_read_again_without_news_stays_where_it_is() {
     let clock = time.clock();
     let first = live.keep(None, family(&clock, 1, false)).expect("live");
     time.forward(Duration::from_secs(5));
-    assert!(!first.is_fresh(clock.now()));
+    assert!(!first.is_fresh(clock.now(), &Still::default()));
     let again = live.keep(Some(first.clone()), renewed(&clock, &first, 1)).expect("live");
-    assert!(Arc::ptr_eq(&first, &again) && first.is_fresh(clock.now()));
+    assert!(Arc::ptr_eq(&first, &again) && first.is_fresh(clock.now(), &Still::default()));
 }
 
 #[test]
