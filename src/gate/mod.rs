@@ -161,6 +161,7 @@ impl Gate {
         };
         let token = Verified::<Access>::parse(&*self.keys, token).ok_or(Denial::Forged)?;
         let now = self.clock.now();
+        self.still.want();
         if now >= token.claims.expires {
             return Err(Denial::Invalid("expired"));
         }

@@ -22,7 +22,7 @@ use crate::upstream;
 pub async fn answered(
     server: Arc<Server>,
     peer: SocketAddr,
-    request: http::Request<Incoming>,
+    request: Box<http::Request<Incoming>>,
     open: OpenRequest,
     mut drain: watch::Receiver<Drain>,
 ) -> Response<Answering> {

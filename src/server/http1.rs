@@ -50,16 +50,39 @@ where
 {
     loop {
         // Boxed: a stream should not hold the room of hyper's connection, nor that one the stream's.
-        let taken = Box::pin(requests(io, peer, seat, current, drain.clone())).await?;
-        let Some((taken, stream)) = taken else { return Ok(()) };
-        let streamed = async { Box::pin(stream.through(taken, current)).await };
-        io = tokio::select! {
-            streamed = streamed => match streamed? {
-                Some(io) => io,
-                None => return Ok(()),
-            },
-            () = seat.told_to_leave() => return Ok(()),
+        let Some(mut stream) = Box::pin(requests(io, peer, seat, current, drain.clone())).await? else {
+            return Ok(());
         };
+        tokio::select! {
+            streamed = poll_fn(|context| stream.relay.poll(context)) => streamed?,
+            () = seat.told_to_leave() => return Ok(()),
+        }
+        match stream.into_connection() {
+            Some(connection) => io = connection,
+            None => return Ok(()),
+        }
+    }
+}
+
+/// A stream on a connection that was taken out of hyper.
+struct Streaming<T> {
+    relay: Box<Relay<Sniffed<T>, Answering>>,
+    closes: bool,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Streaming<T> {
+    fn new(io: Sniffed<T>, stream: Stream, current: &Current) -> Self {
+        let (parts, body) = stream.response.into_parts();
+        let date = current.now().clock.now().to_http_date();
+        let head = relay::head(parts.status, &parts.headers, &date, stream.closes);
+        Streaming { relay: Box::new(Relay::new(io, head, body)), closes: stream.closes }
+    }
+
+    /// At its end: the connection, if another request may follow on it.
+    fn into_connection(self) -> Option<Sniffed<T>> {
+        let (mut io, ahead) = self.relay.into_connection();
+        io.put_back(&ahead);
+        (!self.closes).then_some(io)
     }
 }
 
@@ -70,7 +93,7 @@ async fn requests<T>(
     seat: &Seated,
     current: &Current,
     mut drain: watch::Receiver<Drain>,
-) -> hyper::Result<Option<(Sniffed<T>, Stream)>>
+) -> hyper::Result<Option<Streaming<T>>>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -78,6 +101,8 @@ where
     let desk = Arc::new(Desk::default());
     let (draining, ending, given) = (drain.clone(), drain.clone(), desk.clone());
     let service = service_fn(move |request| {
+        // Boxed, as it goes from hand to hand.
+        let request = Box::new(request);
         let (server, open, draining) = (current.now(), seat.request(), draining.clone());
         let desk = given.clone();
         // Boxed: hyper keeps the room of a request for as long as its connection lasts, which may be hours.
@@ -86,7 +111,8 @@ where
             let response = answered(server, peer, request, open, draining).await;
             match wish.filter(|_| response.body().is_events() && !desk.is_blocked()) {
                 Some(wish) => {
-                    desk.put(Stream { response, closes: wish.closes });
+                    let closes = wish.closes || says_close(response.headers());
+                    desk.put(Stream { response, closes });
                     pending().await
                 }
                 None => Ok::<_, Infallible>(response),
@@ -129,7 +155,7 @@ where
     let parts = connection.into_parts();
     let mut io = parts.io.into_inner().io;
     io.put_back(&parts.read_buf);
-    Ok(Some((io, stream)))
+    Ok(Some(Streaming::new(io, stream, current)))
 }
 
 /// What a request says of how its answer may leave.
@@ -152,27 +178,6 @@ impl Wish {
 struct Stream {
     response: Response<Answering>,
     closes: bool,
-}
-
-impl Stream {
-    /// Passes it on to its end; gives the connection back if another request may follow.
-    async fn through<T>(
-        self,
-        io: Sniffed<T>,
-        current: &Current,
-    ) -> Result<Option<Sniffed<T>>, relay::Broken<upstream::Broken>>
-    where
-        T: AsyncRead + AsyncWrite + Unpin,
-    {
-        let (parts, body) = self.response.into_parts();
-        let closes = self.closes || says_close(&parts.headers);
-        let date = current.now().clock.now().to_http_date();
-        let head = relay::head(parts.status, &parts.headers, &date, closes);
-        drop((parts, date));
-        let (mut io, ahead) = Relay::new(io, head, body).through().await?;
-        io.put_back(&ahead);
-        Ok((!closes).then_some(io))
-    }
 }
 
 /// Where a request leaves its stream for the connection to take.

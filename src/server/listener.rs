@@ -23,7 +23,7 @@ use super::answering::answered;
 use super::drain::Drain;
 use super::http1::{self, Ended};
 use super::seats::{Seated, Seats, TICK};
-use super::secure;
+use super::secure::{self, Secure};
 use super::sniff::{Opened, Sniffed, sniff};
 use crate::{telemetry, upstream};
 
@@ -137,6 +137,8 @@ async fn refused(error: &io::Error, seats: &Seats) {
     sleep(Duration::from_millis(50)).await;
 }
 
+/// From the first byte to the last. Each phase is boxed: a connection lasts for hours, and should not hold the room of
+/// what it was before, or could have been.
 async fn serve(
     stream: TcpStream,
     peer: SocketAddr,
@@ -144,31 +146,54 @@ async fn serve(
     current: Current,
     drain: watch::Receiver<Drain>,
 ) {
-    let server = current.now();
     // Fails only when the peer is gone already, which shows at the next read.
     let _ = stream.set_nodelay(true);
-    let (head_timeout, drained) = (server.bounds.head_timeout, begun(drain.clone()));
-    let leave = async {
-        tokio::select! {
-            () = seat.told_to_leave() => {}
-            () = drained => {}
+    if current.now().tls.is_some() {
+        let opened = Box::pin(open_secure(stream, peer, &seat, &current, drain.clone())).await;
+        if let Some(opened) = opened {
+            Box::pin(serve_opened(opened, peer, &seat, &current, drain)).await;
         }
+    } else {
+        let head_timeout = current.now().bounds.head_timeout;
+        let sniffed = timeout(head_timeout, sniff(stream));
+        let opened = Box::pin(opened(sniffed, peer, &seat, drain.clone())).await;
+        if let Some(opened) = opened {
+            serve_opened(opened, peer, &seat, &current, drain).await;
+        }
+    }
+}
+
+async fn open_secure(
+    stream: TcpStream,
+    peer: SocketAddr,
+    seat: &Seated,
+    current: &Current,
+    drain: watch::Receiver<Drain>,
+) -> Option<(Sniffed<Secure>, bool)> {
+    let server = current.now();
+    let tls = server.tls.as_ref()?;
+    let shaken = timeout(server.bounds.head_timeout, secure::open(stream, tls, &server.issuer));
+    opened(shaken, peer, seat, drain).await
+}
+
+/// What a connection opens with, unless it ends before that.
+async fn opened<T>(
+    opening: impl Future<Output = Result<Opened<T>, Elapsed>>,
+    peer: SocketAddr,
+    seat: &Seated,
+    drain: watch::Receiver<Drain>,
+) -> Option<(Sniffed<T>, bool)> {
+    let opened = tokio::select! {
+        opened = opening => opened,
+        () = seat.told_to_leave() => return None,
+        () = begun(drain) => return None,
     };
-    match &server.tls {
-        // Boxed: a connection lasts for hours, and should not hold the room of what it was before, or could have been.
-        Some(tls) => {
-            let opened = tokio::select! {
-                opened = Box::pin(timeout(head_timeout, secure::open(stream, tls, &server.issuer))) => opened,
-                () = leave => return,
-            };
-            Box::pin(serve_opened(opened, peer, seat, current, drain)).await;
-        }
-        None => {
-            let opened = tokio::select! {
-                opened = Box::pin(timeout(head_timeout, sniff(stream))) => opened,
-                () = leave => return,
-            };
-            serve_opened(opened, peer, seat, current, drain).await;
+    match opened {
+        Ok(Ok(opened)) => opened,
+        Err(_) => None,
+        Ok(Err(error)) => {
+            debug!(%error, %peer, "a connection ended before its first request");
+            None
         }
     }
 }
@@ -179,28 +204,19 @@ async fn begun(mut drain: watch::Receiver<Drain>) {
     sleep(PARTING).await;
 }
 
-/// Serves a connection whose protocol is known by now, unless it ended before that.
+/// Serves a connection whose protocol is known by now.
 async fn serve_opened<T>(
-    opened: Result<Opened<T>, Elapsed>,
+    (io, is_http2): (Sniffed<T>, bool),
     peer: SocketAddr,
-    seat: Seated,
-    current: Current,
+    seat: &Seated,
+    current: &Current,
     drain: watch::Receiver<Drain>,
 ) where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (io, is_http2) = match opened {
-        Ok(Ok(Some(opened))) => opened,
-        Ok(Ok(None)) | Err(_) => return,
-        Ok(Err(error)) => {
-            debug!(%error, %peer, "a connection ended before its first request");
-            return;
-        }
-    };
-    let outcome = if is_http2 {
-        Box::pin(serve_http2(io, peer, seat, current, drain)).await.map_err(Ended::from)
-    } else {
-        http1::serve(io, peer, &seat, &current, drain).await
+    let outcome = match is_http2 {
+        true => Box::pin(serve_http2(io, peer, seat, current, drain)).await.map_err(Ended::from),
+        false => http1::serve(io, peer, seat, current, drain).await,
     };
     if let Err(error) = outcome {
         debug!(%error, %peer, "a connection ended early");
@@ -210,16 +226,17 @@ async fn serve_opened<T>(
 async fn serve_http2<T>(
     io: Sniffed<T>,
     peer: SocketAddr,
-    seat: Seated,
-    current: Current,
+    seat: &Seated,
+    current: &Current,
     mut drain: watch::Receiver<Drain>,
 ) -> hyper::Result<()>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let head_timeout = current.now().bounds.head_timeout;
-    let (seat, draining, asked) = (&seat, drain.clone(), &Notify::new());
+    let (draining, asked) = (drain.clone(), &Notify::new());
     let service = service_fn(move |request| {
+        let request = Box::new(request);
         let (server, open, draining) = (current.now(), seat.watched_request(), draining.clone());
         asked.notify_one();
         // Boxed here too: a stream whose answer is on its way, or waits for its client, is no larger than that.

@@ -142,7 +142,7 @@ impl Server {
     pub async fn answer(
         self: Arc<Self>,
         peer: SocketAddr,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         open: &seats::Request,
     ) -> Response<Body> {
         let began = Instant::now();
@@ -207,7 +207,7 @@ impl Server {
         &self,
         route: Route<'_>,
         client: Client,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         open: &seats::Request,
         span: &mut Option<Span>,
     ) -> Response<Body> {
@@ -235,7 +235,7 @@ impl Server {
     }
 
     /// A refusal that arrives, whatever the client is still sending.
-    fn refused(&self, request: Request<Incoming>, problem: Problem) -> Boxed<Response<Body>> {
+    fn refused(&self, request: Box<Request<Incoming>>, problem: Problem) -> Boxed<Response<Body>> {
         Box::pin(async move {
             let_it_arrive(request).await;
             reply::problem(problem)
@@ -247,7 +247,7 @@ impl Server {
         &self,
         endpoint: Endpoint,
         client: Client,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
     ) -> Response<Body> {
         let methods = endpoint.methods();
         if *request.method() == Method::OPTIONS && endpoint.is_for_scripts() {
@@ -339,7 +339,7 @@ async fn whole(mut body: Incoming, patience: Duration) -> Result<bytes::Bytes, P
 }
 
 /// Takes what a client is sending beside a request that is refused.
-async fn let_it_arrive(request: Request<Incoming>) {
+async fn let_it_arrive(request: Box<Request<Incoming>>) {
     // Polling the body of a client that waits for 100 would invite it to send.
     if !request.body().is_end_stream() && !request.headers().contains_key(header::EXPECT) {
         linger(request.into_body()).await;

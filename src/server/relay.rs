@@ -3,7 +3,6 @@
 //! hyper keeps a buffer to read into and one for heads for as long as a connection lasts, which for streams is hours.
 //! RFC 9112 §7.1 (chunked), §9.3 (the connection goes on), §9.6.
 
-use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -49,13 +48,8 @@ where
         Relay { io, body, out: head, written: 0, is_new: true, is_ending: false, ahead: Vec::new() }
     }
 
-    /// Passes the stream on to its end. Gives the connection back, with what the client said on it meanwhile.
-    pub async fn through(mut self) -> Result<(T, Vec<u8>), Broken<B::Error>> {
-        poll_fn(|context| self.poll(context)).await?;
-        Ok((self.io, self.ahead))
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken<B::Error>>> {
+    /// Passes the stream on; ready at its end.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken<B::Error>>> {
         if std::mem::take(&mut self.is_new) {
             self.poll_body(context)?;
         }
@@ -68,6 +62,11 @@ where
             }
         }
         self.poll_ahead(context).map(Err)
+    }
+
+    /// The connection, with what the client said on it meanwhile.
+    pub fn into_connection(self) -> (T, Vec<u8>) {
+        (self.io, self.ahead)
     }
 
     /// Takes what comes next; whether there was anything. Not called while the client is busy with what came before.
@@ -201,12 +200,21 @@ mod tests {
         }
     }
 
+    async fn through<T, B>(mut relay: Relay<T, B>) -> Result<(T, Vec<u8>), Broken<B::Error>>
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+        B: Body<Data = Bytes> + Unpin,
+    {
+        std::future::poll_fn(|context| relay.poll(context)).await?;
+        Ok(relay.into_connection())
+    }
+
     #[tokio::test]
     async fn a_stream_passes_chunk_by_chunk_and_the_connection_goes_on() {
         let (mut client, server) = duplex(1 << 16);
         let feed = Feed::default();
         feed.say(Some(Ok("one")));
-        let relay = tokio::spawn(Relay::new(server, b"HEAD\r\n\r\n".to_vec(), feed.clone()).through());
+        let relay = tokio::spawn(through(Relay::new(server, b"HEAD\r\n\r\n".to_vec(), feed.clone())));
         let mut heard = vec![0; 16];
         client.read_exact(&mut heard).await.expect("head and first event");
         assert_eq!(heard, b"HEAD\r\n\r\n3\r\none\r\n");
@@ -228,14 +236,14 @@ mod tests {
         let feed = Feed::default();
         feed.say(Some(Ok("one")));
         feed.say(Some(Err(Cut)));
-        let cut = Relay::new(server, Vec::new(), feed).through().await;
+        let cut = through(Relay::new(server, Vec::new(), feed)).await;
         assert!(matches!(cut, Err(Broken::Cut(Cut))));
         let mut heard = Vec::new();
         client.read_to_end(&mut heard).await.expect("reads");
         assert_eq!(heard, b"3\r\none\r\n");
         let (client, server) = duplex(1 << 16);
         drop(client);
-        let left = Relay::new(server, Vec::new(), Feed::default()).through().await;
+        let left = through(Relay::new(server, Vec::new(), Feed::default())).await;
         assert!(matches!(left, Err(Broken::Left)));
     }
 
@@ -246,7 +254,7 @@ mod tests {
         for _ in 0..3 {
             feed.say(Some(Ok("0123456789")));
         }
-        let relay = tokio::spawn(Relay::new(server, Vec::new(), feed.clone()).through());
+        let relay = tokio::spawn(through(Relay::new(server, Vec::new(), feed.clone())));
         let mut first = [0; 8];
         client.read_exact(&mut first).await.expect("reads");
         tokio::task::yield_now().await;
@@ -260,7 +268,7 @@ mod tests {
         let (mut client, server) = duplex(1 << 20);
         client.write_all(&vec![b'x'; 1 << 19]).await.expect("writes");
         let feed = Feed::default();
-        let relay = tokio::spawn(Relay::new(server, Vec::new(), feed.clone()).through());
+        let relay = tokio::spawn(through(Relay::new(server, Vec::new(), feed.clone())));
         tokio::task::yield_now().await;
         feed.say(None);
         let (_, ahead) = relay.await.expect("runs").expect("to its end");

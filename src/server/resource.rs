@@ -24,7 +24,7 @@ impl Server {
         &self,
         number: usize,
         client: Client,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         open: &seats::Request,
         span: &mut Option<Span>,
     ) -> Response<Body> {
@@ -41,7 +41,7 @@ impl Server {
         &self,
         number: usize,
         client: Client,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         open: &seats::Request,
         span: &mut Option<Span>,
     ) -> Response<Body> {
@@ -84,7 +84,7 @@ impl Server {
         &self,
         published: &Published,
         permit: Permit,
-        mut request: Request<Incoming>,
+        mut request: Box<Request<Incoming>>,
         held: Held<u64>,
         span: &mut Option<Span>,
     ) -> Response<Body> {

@@ -56,11 +56,16 @@ impl Still {
         Place((self.places.hash_one(key) % PLACES as u64) as u16)
     }
 
-    /// Until when what was read from these places holds, asked for at `read`: that moment at least.
-    pub fn holds_until(&self, read: Time, places: [Place; 2]) -> Time {
+    /// Somebody will want to know.
+    pub fn want(&self) {
+        // Written once for each look, and read by everybody.
         if !self.is_wanted.load(Ordering::Relaxed) {
             self.is_wanted.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Until when what was read from these places holds, asked for at `read`: that moment at least.
+    pub fn holds_until(&self, read: Time, places: [Place; 2]) -> Time {
         let is_untouched =
             places.iter().all(|place| self.written[place.0 as usize].load(Ordering::Acquire) < read.millis());
         // The later of the two is looked at first: whoever writes them does it the other way round.

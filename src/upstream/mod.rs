@@ -14,7 +14,7 @@ mod session;
 mod sse;
 mod target;
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -100,7 +100,7 @@ impl Upstream {
     pub async fn forward(
         &self,
         permit: Permit,
-        request: Request<Incoming>,
+        request: Box<Request<Incoming>>,
         calls: Option<&mut Vec<Call>>,
     ) -> Result<Response<Answer>, Failure> {
         let (parts, body) = request.into_parts();
@@ -205,7 +205,7 @@ impl Upstream {
     ) -> Result<Answered, Failure> {
         let Settings { target, connect_timeout, response_timeout, .. } = &self.settings;
         let progress = body.progress();
-        let sent = self.pool.send(target, *connect_timeout, method, (message, body));
+        let sent = pin!(self.pool.send(target, *connect_timeout, method, (message, body)));
         match in_time(*response_timeout, progress, sent).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(SendError::Connect(cause))) => Err(Failure::Unreachable(cause)),
@@ -325,9 +325,9 @@ fn named_call(headers: &HeaderMap) -> Call {
 async fn in_time<F: Future>(
     limit: Duration,
     progress: Option<Arc<AtomicU64>>,
-    answer: F,
+    mut answer: Pin<&mut F>,
 ) -> Result<F::Output, Elapsed> {
-    let (mut answer, mut seen) = (pin!(answer), 0);
+    let mut seen = 0;
     loop {
         let outcome = timeout(limit, answer.as_mut()).await;
         let now = progress.as_ref().map_or(0, |progress| progress.load(Ordering::Relaxed));

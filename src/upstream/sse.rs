@@ -17,15 +17,21 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::session::Endpoints;
 use crate::gate::PermitWatch;
 
-/// What a stream needs beside its frames.
+/// What a stream needs beside its frames. There are many, and most are silent.
 pub struct Stream {
-    rewriter: Option<Rewriter>,
+    /// Gone after the first event.
+    rewriter: Option<Box<Rewriter>>,
     tail: Tail,
     watch: PermitWatch,
     /// None where a comment would not be one.
-    keep_alive: Option<(Duration, Pin<Box<Sleep>>)>,
-    recheck: (Duration, Pin<Box<Sleep>>),
+    keep_alive: Option<Duration>,
+    /// When something was last passed on.
+    last: Instant,
+    recheck: Duration,
+    next_look: Instant,
     checking: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+    /// Until there may be something to be done; not moved when something passes, which happens more often.
+    timer: Pin<Box<Sleep>>,
 }
 
 /// Why a stream is cut.
@@ -44,25 +50,29 @@ impl Stream {
         keep_alive: Duration,
         recheck: Duration,
     ) -> Self {
+        let rewriter = endpoints.map(|endpoints| Box::new(Rewriter::new(endpoints)));
+        let silent = Stream::silent(watch, recheck);
         Stream {
-            rewriter: endpoints.map(Rewriter::new),
-            tail: Tail::default(),
-            watch,
-            keep_alive: Some((keep_alive, Box::pin(sleep(keep_alive)))),
-            recheck: (recheck, Box::pin(sleep(recheck))),
-            checking: None,
+            rewriter,
+            keep_alive: Some(keep_alive),
+            timer: Box::pin(sleep(keep_alive.min(recheck))),
+            ..silent
         }
     }
 
     /// For bytes that we cannot read as events: only the permit is looked at.
     pub fn silent(watch: PermitWatch, recheck: Duration) -> Self {
+        let now = Instant::now();
         Stream {
             rewriter: None,
             tail: Tail::default(),
             watch,
             keep_alive: None,
-            recheck: (recheck, Box::pin(sleep(recheck))),
+            last: now,
+            recheck,
+            next_look: now + recheck,
             checking: None,
+            timer: Box::pin(sleep(recheck)),
         }
     }
 
@@ -71,14 +81,14 @@ impl Stream {
         if self.watch.is_ended() {
             return Err(Cut::Revoked);
         }
-        if let Some((period, timer)) = &mut self.keep_alive {
-            timer.as_mut().reset(Instant::now() + *period);
+        if self.keep_alive.is_some() {
+            self.last = Instant::now();
         }
         let data = match &mut self.rewriter {
             Some(rewriter) => rewriter.pass(data)?,
             None => data,
         };
-        if self.rewriter.as_ref().is_some_and(Rewriter::is_done) {
+        if self.rewriter.as_ref().is_some_and(|rewriter| rewriter.is_done()) {
             self.rewriter = None;
         }
         self.tail.note(&data);
@@ -87,48 +97,49 @@ impl Stream {
 
     /// What is left when the upstream ended within its first event.
     pub fn rest(&mut self) -> Option<Bytes> {
-        self.rewriter.take().map(Rewriter::into_rest).filter(|rest| !rest.is_empty())
+        self.rewriter.take().map(|rewriter| rewriter.into_rest()).filter(|rest| !rest.is_empty())
     }
 
     /// Whether all that was passed on ends with a whole event, and nothing is held back.
     pub fn is_between_events(&self) -> bool {
-        self.tail.is_between_events() && self.rewriter.as_ref().is_none_or(Rewriter::is_empty)
+        self.tail.is_between_events() && self.rewriter.as_ref().is_none_or(|rewriter| rewriter.is_empty())
     }
 
     /// Time passes: a comment when the stream is silent between two events, an end when the permit is gone.
     pub fn poll_idle(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, Cut>> {
-        if self.poll_permit(context).is_ready() {
-            return Poll::Ready(Err(Cut::Revoked));
-        }
-        let is_between_events = self.is_between_events();
-        let Some((period, timer)) = &mut self.keep_alive else { return Poll::Pending };
         loop {
-            ready!(timer.as_mut().poll(context));
-            timer.as_mut().reset(Instant::now() + *period);
-            if is_between_events {
+            if self.is_revoked(context) {
+                return Poll::Ready(Err(Cut::Revoked));
+            }
+            ready!(self.timer.as_mut().poll(context));
+            let now = Instant::now();
+            if now >= self.next_look && self.checking.is_none() {
+                self.checking = Some(Box::pin(self.watch.clone().still_holds()));
+                self.next_look = now + self.recheck;
+            }
+            let is_silent = self.keep_alive.is_some_and(|period| now >= self.last + period);
+            if is_silent {
+                self.last = now;
+            }
+            let comment = self.keep_alive.map(|period| self.last + period);
+            let next = comment.map_or(self.next_look, |comment| comment.min(self.next_look));
+            // A look that is under way is waited for by itself.
+            self.timer.as_mut().reset(next.max(now + SHORTEST));
+            if is_silent && self.is_between_events() {
                 return Poll::Ready(Ok(Bytes::from_static(KEEP_ALIVE)));
             }
         }
     }
 
-    /// Ready once the permit is gone.
-    fn poll_permit(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if self.watch.is_ended() {
-                return Poll::Ready(());
-            }
-            if let Some(checking) = &mut self.checking {
-                let holds = ready!(checking.as_mut().poll(context));
-                self.checking = None;
-                if !holds {
-                    return Poll::Ready(());
-                }
-            }
-            let (period, timer) = &mut self.recheck;
-            ready!(timer.as_mut().poll(context));
-            timer.as_mut().reset(Instant::now() + *period);
-            self.checking = Some(Box::pin(self.watch.clone().still_holds()));
+    /// Whether the permit is gone.
+    fn is_revoked(&mut self, context: &mut Context<'_>) -> bool {
+        if let Some(checking) = &mut self.checking
+            && let Poll::Ready(holds) = checking.as_mut().poll(context)
+        {
+            self.checking = None;
+            return !holds;
         }
+        self.watch.is_ended()
     }
 }
 
@@ -286,6 +297,8 @@ fn line_end(data: &[u8]) -> usize {
     if data.starts_with(b"\r\n") { 2 } else { 1 }
 }
 
+/// Of a timer, whatever is configured.
+const SHORTEST: Duration = Duration::from_millis(1);
 const KEEP_ALIVE: &[u8] = b": keep-alive\n\n";
 /// U+FEFF in UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
