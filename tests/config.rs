@@ -101,7 +101,7 @@ fn everything_that_is_written_is_read() {
     assert_eq!(teams, &[("my-company".to_owned(), "platform".to_owned())]);
     let [mcp, other] = &config.resources[..] else { panic!("two resources") };
     assert_eq!(mcp.resource.url(), "https://mcp.example.com:8443/mcp");
-    assert_eq!(mcp.upstream, "https://mcp.internal:9443/mcp?tenant=1");
+    assert_eq!(mcp.upstreams, ["https://mcp.internal:9443/mcp?tenant=1"]);
     // user:email and read:org because inject and allow cannot work without them.
     assert_eq!(mcp.github_scopes, ["read:org", "read:user", "repo", "user:email"]);
     assert_eq!(mcp.inject.len(), 3);
@@ -195,7 +195,7 @@ fn variables_are_expanded_in_values() {
     assert_eq!(users, &["octocat", "hubot"]);
     let resource = &config.resources[0];
     assert_eq!(resource.resource.path(), "/mcp");
-    assert_eq!(resource.upstream, "http://127.0.0.1:9000/mcp");
+    assert_eq!(resource.upstreams, ["http://127.0.0.1:9000/mcp"]);
     assert_eq!((resource.max_body, config.workers, config.iss), (1 << 20, 3, false));
 }
 

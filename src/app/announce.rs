@@ -9,7 +9,7 @@ use crate::config::{Config, StoreConfig};
 /// The lines an operator looks for first; said once everything is up.
 pub(super) fn announcement(config: &Config, address: SocketAddr) -> impl FnOnce() + use<> {
     let resources: Vec<(String, String)> =
-        config.resources.iter().map(|r| (r.resource.url().to_owned(), shown(&r.upstream))).collect();
+        config.resources.iter().map(|r| (r.resource.url().to_owned(), shown(&r.upstreams))).collect();
     let (issuer, workers, store) = (config.issuer.clone(), config.workers, config.store.clone());
     let reaches_inside = config.client_metadata.allow_private_addresses;
     move || {
@@ -28,7 +28,8 @@ pub(super) fn announcement(config: &Config, address: SocketAddr) -> impl FnOnce(
     }
 }
 
-/// An upstream without its query, which may hold a key.
-pub fn shown(upstream: &http::Uri) -> String {
-    upstream.to_string().split('?').next().unwrap_or_default().to_owned()
+/// Upstreams without their queries, which may hold a key.
+pub fn shown(upstreams: &[http::Uri]) -> String {
+    let of = |upstream: &http::Uri| upstream.to_string().split('?').next().unwrap_or_default().to_owned();
+    upstreams.iter().map(of).collect::<Vec<_>>().join(", ")
 }

@@ -23,6 +23,7 @@ use crate::store::authentic::Authentic;
 use crate::store::families::Families;
 use crate::store::people::People;
 use crate::telemetry::Telemetry;
+use crate::telemetry::metrics::Word;
 use crate::telemetry::numbers::Numbers;
 use crate::tls;
 use crate::upstream::{self, Target, Upstream};
@@ -155,10 +156,12 @@ fn upstreams(
 ) -> Result<Vec<Published>, StartError> {
     let published = |resource: &ResourceConfig| {
         let path = resource.resource.path().to_owned();
-        let target = Target::new(&resource.upstream, || tls::trusting(&config.authorities))
-            .map_err(|source| StartError::Upstream { path: path.clone(), source })?;
+        let target = |upstream| {
+            let target = Target::new(upstream, || tls::trusting(&config.authorities));
+            target.map_err(|source| StartError::Upstream { path: path.clone(), source })
+        };
         let settings = upstream::Settings {
-            target,
+            targets: resource.upstreams.iter().map(target).collect::<Result<_, _>>()?,
             connect_timeout: resource.connect_timeout,
             response_timeout: resource.response_timeout,
             max_body: resource.max_body,
@@ -169,7 +172,8 @@ fn upstreams(
         let challenges = Challenges::new(&config.issuer, &resource.resource);
         let path: Arc<str> = path.into();
         let numbers = Numbers::new(lasting.metrics.clone(), path.clone());
-        let upstream = Upstream::new(settings, keys.clone(), lasting.clock.clone());
+        let ejected = lasting.metrics.ejected(Word::Path(path.clone()));
+        let upstream = Upstream::new(settings, keys.clone(), lasting.clock.clone(), ejected);
         Ok(Published { path, numbers, upstream, challenges })
     };
     config.resources.iter().map(published).collect()
@@ -199,8 +203,8 @@ fn oauth_settings(config: Config) -> oauth::Settings {
 fn front(config: &Config) -> String {
     let resources = config.resources.iter().map(|resource| {
         let path = resource.resource.path();
-        let legacy =
-            path.ends_with("/sse") || resource.upstream.path().trim_end_matches('/').ends_with("/sse");
+        let is_sse = |upstream: &http::Uri| upstream.path().trim_end_matches('/').ends_with("/sse");
+        let legacy = path.ends_with("/sse") || resource.upstreams.first().is_some_and(is_sse);
         FrontResource {
             url: resource.resource.url().to_owned(),
             name: path.trim_start_matches('/').replace(['/', '.', '~'], "-"),

@@ -11,7 +11,8 @@ use crate::upstream::Target;
 pub fn obstacles(config: &Config) -> Vec<String> {
     install_crypto();
     let upstreams = config.resources.iter().filter_map(|resource| {
-        let error = Target::new(&resource.upstream, || tls::trusting(&config.authorities)).err()?;
+        let target = |upstream| Target::new(upstream, || tls::trusting(&config.authorities));
+        let error = resource.upstreams.iter().find_map(|upstream| target(upstream).err())?;
         Some(format!("the upstream of {} {error}", resource.resource.path()))
     });
     let directory = match &config.store {

@@ -42,7 +42,7 @@ fn report(config: &Config) -> String {
     lines.push(String::new());
     for resource in &config.resources {
         lines.push(resource.resource.url().to_owned());
-        lines.push(format!("  upstream       {}", app::shown(&resource.upstream)));
+        lines.push(format!("  upstream       {}", app::shown(&resource.upstreams)));
         lines.push(format!("  asks GitHub    {}", listed(&resource.github_scopes)));
         let names: Vec<String> = resource.inject.iter().map(|injection| injection.name.to_string()).collect();
         lines.push(format!("  injects        {}", listed(&names)));

@@ -120,8 +120,8 @@ pub enum Allow {
 #[derive(Debug)]
 pub struct ResourceConfig {
     pub resource: Resource,
-    /// Absolute http or https URL.
-    pub upstream: Uri,
+    /// Absolute http or https URLs, each once: replicas of one MCP server.
+    pub upstreams: Vec<Uri>,
     /// Exactly what is asked of GitHub, sorted.
     pub github_scopes: Vec<String>,
     pub inject: Vec<Injection>,

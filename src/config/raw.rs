@@ -233,6 +233,11 @@ impl<'a> Node<'a> {
         matches!(self.value, Some(Value::String(_)))
     }
 
+    /// Whether a list is written there.
+    pub fn is_list(&self) -> bool {
+        matches!(self.value, Some(Value::Array(_)))
+    }
+
     /// Notes when nothing is written there.
     pub fn required(&self) {
         if !self.exists() {

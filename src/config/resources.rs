@@ -56,9 +56,7 @@ fn resource(
             Resource::new(&stand_in, text, scopes).map(|_| None).map_err(|error| error.to_string())
         }
     });
-    let upstream = node.get("upstream");
-    upstream.required();
-    let upstream = upstream.parsed(upstream_uri);
+    let upstreams = upstreams(&node.get("upstream"));
     let inject = inject(&node.get("inject"));
     let github_scopes = github_scopes(&node.get("github_scopes"), &inject, github, allow);
     Some(ResourceConfig {
@@ -68,7 +66,7 @@ fn resource(
         response_timeout: node.get("response_timeout").duration(Duration::from_secs(300)),
         max_body: node.get("max_body").parsed(bytes).unwrap_or(DEFAULT_MAX_BODY),
         resource: resource??,
-        upstream: upstream?,
+        upstreams: upstreams?,
         github_scopes,
         inject,
     })
@@ -87,6 +85,30 @@ fn mcp_scopes(node: &Node<'_>) -> ScopeSet {
         node.problem_unless_told(format_args!("expected 1 to {} scope names", ScopeSet::MAX - 1));
     }
     scopes
+}
+
+/// One URL, or a list of them.
+fn upstreams(node: &Node<'_>) -> Option<Vec<Uri>> {
+    node.required();
+    if !node.is_list() {
+        return node.parsed(upstream_uri).map(|uri| vec![uri]);
+    }
+    let items = node.items();
+    if items.is_empty() || items.len() > MAX_REPLICAS {
+        node.problem(format_args!("expected a URL, or a list of 1 to {MAX_REPLICAS}"));
+    }
+    let (mut uris, mut known): (Vec<Uri>, Vec<Url>) = Default::default();
+    for item in &items {
+        let Some(uri) = item.parsed(upstream_uri) else { continue };
+        // As requests go there: a host in capitals is no other one, nor is a port that goes without saying.
+        let Ok(url) = Url::parse(&uri.to_string()) else { continue };
+        if known.contains(&url) {
+            item.problem("is listed twice");
+        }
+        known.push(url);
+        uris.push(uri);
+    }
+    (!uris.is_empty()).then_some(uris)
 }
 
 fn upstream_uri(text: &str) -> Result<Uri, String> {
@@ -160,6 +182,8 @@ fn bytes(text: &str) -> Result<u64, String> {
     }
 }
 
+/// As many as a request can try, each once.
+const MAX_REPLICAS: usize = 64;
 /// Tool calls with files in them fit; a disk image does not.
 const DEFAULT_MAX_BODY: u64 = 64 << 20;
 const RESOURCE_KEYS: [&str; 8] = [

@@ -87,6 +87,7 @@ pub struct Metrics {
     tokens: Counters<2>,
     upstreams: Timings<1>,
     upstream_failures: Counters<2>,
+    ejected: Family<Labels<1>, Gauge>,
     github: Timings<1>,
     github_calls: Counters<2>,
     github_remaining: Gauge,
@@ -117,6 +118,21 @@ impl Drop for OpenStream {
     }
 }
 
+/// How many replicas of an upstream are left out.
+pub struct Ejected(Gauge);
+
+impl Ejected {
+    /// One more.
+    pub fn more(&self) {
+        self.0.inc();
+    }
+
+    /// One fewer.
+    pub fn fewer(&self) {
+        self.0.dec();
+    }
+}
+
 fn labels<const N: usize>(labels: [(&'static str, Word); N]) -> Labels<N> {
     labels
 }
@@ -132,7 +148,7 @@ impl Default for Metrics {
         let (github_calls, github_remaining) = (Counters::default(), Gauge::default());
         let (store, store_failures) = (Timings::new_with_constructor(Buckets), Counters::default());
         let [families, requests_open, streams, ready] = std::array::from_fn(|_| Gauge::default());
-        let reloads = Counters::default();
+        let (ejected, reloads) = (Family::default(), Counters::default());
         let of = &mut registry;
         of.register("requests", "Requests answered, by route, status and outcome", requests.clone());
         of.register("request_duration_seconds", "Until the head of the answer, by route", durations.clone());
@@ -146,6 +162,8 @@ impl Default for Metrics {
             "Requests without a usable answer of the upstream",
             upstream_failures.clone(),
         );
+        let told = "Replicas of an upstream that are left out, because they were not reached or broke off";
+        of.register("upstream_replicas_ejected", told, ejected.clone());
         of.register("github_duration_seconds", "Calls to GitHub", github.clone());
         of.register("github_calls", "Calls to GitHub, by what came of them", github_calls.clone());
         let told = "What GitHub last said is left of the app's own limit; -1 before it said anything";
@@ -192,6 +210,7 @@ impl Default for Metrics {
             tokens,
             upstreams,
             upstream_failures,
+            ejected,
             github,
             github_calls,
             github_remaining,
@@ -259,6 +278,11 @@ impl Metrics {
     pub(super) fn upstream_failure(&self, resource: Word, failure: &'static str) {
         let labels = labels([("resource", resource), ("failure", Word::Own(failure))]);
         self.upstream_failures.get_or_create(&labels).inc();
+    }
+
+    /// Replicas of an upstream, none of which is left out yet.
+    pub fn ejected(&self, resource: Word) -> Ejected {
+        Ejected(self.ejected.get_or_create_owned(&labels([("resource", resource)])))
     }
 
     /// GitHub was called.

@@ -1,14 +1,17 @@
 //! Properties of the way up and back: paths, headers, session ids.
 
-use std::time::Duration;
-
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use url::Url;
 
+use super::asked::Asked;
 use super::body::RequestBody;
 use super::http1::Message;
-use super::session::{self, Binding};
-use super::{Settings, Target, Upstream, headers};
+use super::replicas::Mark;
+use super::session::{self, Binding, Opened};
+use super::{Target, headers};
 use crate::fuzzing::{change, world};
 use crate::gate::Permit;
 use crate::gate::fuzzing::{TOKEN, permit};
@@ -39,11 +42,12 @@ fn injections(list: &[(&str, &str)]) -> Vec<Injection> {
 
 /// Whatever was asked for, the configured path goes up, with the client's own pairs behind it.
 fn path(request: &Request<()>) {
-    let (world, upstream) = (world(), upstream("http://127.0.0.1:9000/up?tenant=1"));
+    let (world, target) = (world(), target("http://127.0.0.1:9000/up?tenant=1"));
     let binding = Binding::new(&world.keys, world.resources[0].url(), 42);
     let (parts, ()) = request.clone().into_parts();
     let query = parts.uri.query().unwrap_or_default();
-    let Ok(path) = upstream.path(&parts, &binding) else { return };
+    let Ok(asked) = Asked::read(&parts, &binding) else { return };
+    let path = asked.path_at(&target).expect("a path");
     assert!(!query.starts_with(super::ENDPOINT_QUERY), "nothing here was sealed");
     let mut pairs = path.as_str().strip_prefix("/up?tenant=1").expect("the configured path").split('&');
     assert_eq!(pairs.next(), Some(""));
@@ -56,19 +60,6 @@ fn path(request: &Request<()>) {
     assert!(path.as_str().bytes().all(|byte| byte > b' ' && byte != 0x7f && byte != b'#'), "{path}");
 }
 
-fn upstream(url: &str) -> Upstream {
-    let settings = Settings {
-        target: target(url),
-        connect_timeout: Duration::from_secs(1),
-        response_timeout: Duration::from_secs(1),
-        max_body: 1,
-        body_timeout: Duration::from_secs(30),
-        keep_alive: Duration::from_secs(1),
-        recheck: Duration::from_secs(1),
-    };
-    Upstream::new(settings, world().keys.clone(), world().clock.clone())
-}
-
 pub(super) fn target(url: &str) -> Target {
     Target::new(&url.parse().expect("a URL"), || unreachable!("no TLS")).expect("a target")
 }
@@ -76,8 +67,8 @@ pub(super) fn target(url: &str) -> Target {
 /// Nothing of the connection, nothing that poses as ours, ours exactly once, and the rest as it came.
 pub(super) fn towards_the_upstream(headers: &HeaderMap, method: &Method, permit: &Permit, set: &[&str]) {
     let target = target("http://127.0.0.1:9000/up");
-    let mut message = Message::to(method, target.path());
-    headers::request(&mut message, headers, permit, &target, None, method);
+    let mut message = Message::to(method, target.path(), target.host());
+    headers::request(&mut message, headers, permit, None, method);
     message.end(method, &RequestBody::Whole(None));
     let mut out = read(message.bytes(), method);
     // The framing is ours and only there where it says something.
@@ -160,37 +151,73 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
     words.iter().map(|word| word.trim_matches([' ', '\t']).to_owned()).collect()
 }
 
-/// A session id and a legacy endpoint are good only as they were sealed, for this person at this resource.
+/// A session id and a legacy endpoint are good only as they were sealed, for this person at this resource, and from the
+/// replica that they say, if they say one.
 pub(crate) fn sessions(id: &[u8], changes: &[u8]) {
+    let Ok(id) = HeaderValue::from_bytes(id) else { return };
+    let url = world().resources[0].url();
+    let ours = Binding::new(&world().keys, url, 42);
+    assert_eq!(opened(&ours, &id), None, "it was never sealed");
+    let mut mark = [0; 4];
+    mark.iter_mut().zip(changes.iter().rev()).for_each(|(to, from)| *to = *from);
+    for mark in [None, Some(mark)] {
+        session(&id, mark, changes);
+        endpoint(&id, mark, changes);
+    }
+}
+
+fn session(id: &HeaderValue, mark: Option<Mark>, changes: &[u8]) {
     let (keys, url) = (&world().keys, world().resources[0].url());
     let (ours, theirs) = (Binding::new(keys, url, 42), Binding::new(keys, url, 43));
-    let visible = !id.is_empty() && id.iter().all(u8::is_ascii_graphic);
-    let Ok(id) = HeaderValue::from_bytes(id) else { return };
-    let sealed = ours.seal_session(&id);
+    let visible = !id.is_empty() && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    let sealed = ours.seal_session(id, mark);
     assert_eq!(sealed.is_some(), visible);
-    if let Some(sealed) = sealed {
-        assert_eq!(opened(&ours, &sealed), Some(id.clone()));
-        assert_eq!(opened(&theirs, &sealed), None);
-        let text = sealed.to_str().expect("visible");
-        let changed = change(text, changes);
-        if let Ok(value) = HeaderValue::from_str(&changed) {
-            assert_eq!(opened(&ours, &value).is_some(), changed == text, "{changed}");
-        }
+    let Some(sealed) = sealed else { return };
+    assert_eq!(opened(&ours, &sealed), Some(Opened { value: id.clone(), mark }));
+    assert_eq!(opened(&theirs, &sealed), None);
+    let text = sealed.to_str().expect("visible");
+    let changed = change(text, changes);
+    if let Ok(value) = HeaderValue::from_str(&changed) {
+        assert_eq!(opened(&ours, &value).is_some(), changed == text, "{changed}");
     }
-    assert_eq!(opened(&ours, &id), None, "it was never sealed");
-    let Ok(text) = id.to_str() else { return };
-    let endpoints = ours.endpoints(&target("http://127.0.0.1:9000/sse"), "/mcp").expect("a base");
+    // Nobody takes a mark away, puts one there, or takes another's.
+    let (id, seal) = text.rsplit_once('.').expect("a seal");
+    for seal in remarked(seal, mark, 0) {
+        let value = HeaderValue::from_str(&format!("{id}.{seal}")).expect("visible");
+        assert_eq!(opened(&ours, &value), None);
+    }
+}
+
+fn endpoint(uri: &HeaderValue, mark: Option<Mark>, changes: &[u8]) {
+    let (keys, url) = (&world().keys, world().resources[0].url());
+    let (ours, theirs) = (Binding::new(keys, url, 42), Binding::new(keys, url, 43));
+    let Ok(text) = uri.to_str() else { return };
+    let endpoints = ours.endpoints(&target("http://127.0.0.1:9000/sse"), mark, "/mcp").expect("a base");
     let Some(ours_now) = endpoints.rewrite(text) else { return };
     let sealed = ours_now.strip_prefix("/mcp?endpoint=").expect("our path");
     let there = Url::parse("http://127.0.0.1:9000/sse").and_then(|base| base.join(text)).expect("it was");
     let expected = &there[url::Position::BeforePath..url::Position::AfterQuery];
-    assert_eq!(ours.open_endpoint(sealed).as_ref().map(|path| path.as_str()), Some(expected));
+    let value = PathAndQuery::try_from(expected).expect("a path");
+    assert_eq!(ours.open_endpoint(sealed), Some(Opened { value, mark }));
     assert_eq!(theirs.open_endpoint(sealed), None);
     let changed = change(sealed, changes);
     assert_eq!(ours.open_endpoint(&changed).is_some(), changed == sealed, "{changed}");
+    for sealed in remarked(sealed, mark, expected.len()) {
+        assert_eq!(ours.open_endpoint(&sealed), None);
+    }
 }
 
-fn opened(binding: &Binding<'_>, sealed: &HeaderValue) -> Option<HeaderValue> {
+/// The seal with another mark, without it, or with one that it did not have.
+fn remarked(sealed: &str, mark: Option<Mark>, behind: usize) -> Vec<String> {
+    let bytes = URL_SAFE_NO_PAD.decode(sealed).expect("base64");
+    let (front, behind) = bytes.split_at(bytes.len() - behind);
+    let (seal, _) = front.split_at(front.len() - mark.map_or(0, |mark| mark.len()));
+    let other = mark.map_or([0; 4], |[a, b, c, d]| [a, b, c, d ^ 1]);
+    let bare = mark.map(|_| URL_SAFE_NO_PAD.encode([seal, behind].concat()));
+    bare.into_iter().chain([URL_SAFE_NO_PAD.encode([seal, &other[..], behind].concat())]).collect()
+}
+
+fn opened(binding: &Binding<'_>, sealed: &HeaderValue) -> Option<Opened<HeaderValue>> {
     let mut headers = HeaderMap::new();
     headers.insert(session::HEADER, sealed.clone());
     binding.open_session(&headers).ok().flatten()

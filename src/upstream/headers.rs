@@ -7,20 +7,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::http1::Message;
 use super::session;
-use super::target::Target;
 use crate::gate::Permit;
 use crate::protocol::injection::poses_as;
 
-/// Adds the headers of the request to the upstream to its request line.
+/// Adds the headers of the request to the upstream to its request line and Host.
 pub fn request(
     out: &mut Message,
     incoming: &HeaderMap,
     permit: &Permit,
-    target: &Target,
     session: Option<&HeaderValue>,
     method: &Method,
 ) {
-    out.header("host", target.host().as_bytes());
     let belongs_to_connection = incoming.contains_key(header::CONNECTION);
     for (name, value) in incoming {
         let named = || belongs_to_connection && is_named_by_connection(incoming, name);

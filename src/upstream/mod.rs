@@ -3,46 +3,48 @@
 //! Never retries what may have been sent, never resends a token elsewhere, never lets an aborted answer look
 //! complete. RFC 9110 §7.6, §9.2.2, §15.4; MCP transports 2024-11-05 to 2026-07-28.
 
+mod asked;
 mod body;
+mod delivery;
 mod dial;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod headers;
+mod health;
 mod http1;
 mod pool;
+mod replicas;
 mod session;
 mod sse;
 mod target;
 
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
-use tokio::time::error::Elapsed;
-use tokio::time::timeout;
 use tracing::warn;
 
 use crate::clock::Clock;
 use crate::gate::Permit;
 use crate::seal::KeyRing;
 use crate::telemetry::call::Call;
+use crate::telemetry::metrics::Ejected;
+use asked::Asked;
 pub use body::{Answer, Broken};
 use body::{BodyTrouble, RequestBody};
-use http1::{Answered, Arrival, Head, Message, Trouble};
+use delivery::Delivery;
+use http1::{Arrival, Head, Trouble};
 pub use pool::tidy;
-use pool::{Pool, SendError};
-use session::{Binding, Endpoints};
+use replicas::{Replicas, Way};
+use session::Binding;
 pub use target::{Target, TargetError};
 
 /// What an upstream needs to know.
 pub struct Settings {
-    /// Where the MCP server is.
-    pub target: Target,
+    /// Where the replicas of the MCP server are: 1 to 64.
+    pub targets: Vec<Target>,
     /// How long connecting may take.
     pub connect_timeout: Duration,
     /// How long the head of an answer may take once the request is sent.
@@ -61,7 +63,7 @@ pub struct Settings {
 pub struct Upstream {
     settings: Settings,
     keys: Arc<KeyRing>,
-    pool: Pool,
+    replicas: Replicas,
 }
 
 /// Why there is no answer from the upstream. Rendered by `server/reply.rs`.
@@ -91,8 +93,9 @@ pub enum Failure {
 
 impl Upstream {
     /// An upstream without connections yet.
-    pub fn new(settings: Settings, keys: Arc<KeyRing>, clock: Clock) -> Self {
-        Upstream { settings, keys, pool: Pool::new(clock) }
+    pub fn new(mut settings: Settings, keys: Arc<KeyRing>, clock: Clock, ejected: Ejected) -> Self {
+        let replicas = Replicas::new(std::mem::take(&mut settings.targets), clock, ejected);
+        Upstream { settings, keys, replicas }
     }
 
     /// Sends a permitted request and streams the answer.
@@ -105,49 +108,20 @@ impl Upstream {
     ) -> Result<Response<Answer>, Failure> {
         let (parts, body) = request.into_parts();
         let binding = Binding::new(&self.keys, permit.resource().url(), permit.person());
-        let session = binding.open_session(&parts.headers).map_err(|_| Failure::UnknownSession)?;
-        // Most upstreams repeat it in their answers: then it need not be sealed again.
-        let known = session.clone().zip(parts.headers.get(session::HEADER).cloned());
-        let path = self.path(&parts, &binding)?;
-        let mut message = Message::to(&parts.method, &path);
-        let target = &self.settings.target;
-        headers::request(&mut message, &parts.headers, &permit, target, session.as_ref(), &parts.method);
+        let asked = Asked::read(&parts, &binding)?;
         let body = self.body(&parts, body).await?;
+        let delivery = Delivery::new(self, &asked, parts.method.clone())?;
+        let mut message = delivery.message();
+        headers::request(&mut message, &parts.headers, &permit, asked.session(), &parts.method);
         message.end(&parts.method, &body);
         if let Some(calls) = calls.filter(|_| parts.method == Method::POST) {
             *calls = body.whole().map_or_else(|| vec![named_call(&parts.headers)], Call::read);
         }
         // An answer may take its time: what is not needed any more is not kept for so long.
-        let method = parts.method.clone();
+        let is_get = parts.method == Method::GET;
         drop(parts);
-        let (head, arrival) = self.send(&method, path, message, body).await?;
-        let seal = |id: &HeaderValue| match known {
-            Some((known, sealed)) if known == *id => Some(sealed),
-            _ => binding.seal_session(id),
-        };
-        let endpoints = || binding.endpoints(&self.settings.target, permit.resource().path());
-        let endpoints = (method == Method::GET).then_some(endpoints);
-        self.answer(&permit, head, arrival, seal, endpoints)
-    }
-
-    /// The upstream's path, or the sealed one of a legacy endpoint (MCP 2024-11-05).
-    fn path(&self, parts: &request::Parts, binding: &Binding<'_>) -> Result<PathAndQuery, Failure> {
-        let query = parts.uri.query().unwrap_or_default();
-        if let Some(sealed) = query.strip_prefix(ENDPOINT_QUERY) {
-            return binding.open_endpoint(sealed).ok_or(Failure::UnknownSession);
-        }
-        let own = self.settings.target.path();
-        if query.is_empty() {
-            return Ok(own.clone());
-        }
-        // RFC 6750 §2.3 tokens in URLs are neither accepted nor passed on.
-        let pairs = query.split('&').filter(|pair| !pair.is_empty() && !is_access_token(pair));
-        let query = pairs.collect::<Vec<_>>().join("&");
-        if query.is_empty() {
-            return Ok(own.clone());
-        }
-        let separator = if own.query().is_some() { '&' } else { '?' };
-        PathAndQuery::try_from(format!("{own}{separator}{query}")).map_err(|_| Failure::Unexpected(400))
+        let (head, arrival, way) = delivery.answered(message, body).await?;
+        self.answer(&permit, &binding, &way, (head, arrival), is_get)
     }
 
     /// Small bodies are taken whole (they leave in one piece and survive a redirect), large ones stream.
@@ -172,48 +146,6 @@ impl Upstream {
         }
     }
 
-    /// Sends, and follows 307 and 308 within the upstream's own origin (Starlette's `/mcp` → `/mcp/`).
-    async fn send(
-        &self,
-        method: &Method,
-        mut path: PathAndQuery,
-        message: Message,
-        body: RequestBody,
-    ) -> Result<(Head, Arrival), Failure> {
-        let may_follow = body.whole().is_some();
-        let mut next = Some((message, body));
-        for _ in 0..=MAX_REDIRECTS {
-            let Some((message, body)) = next.take() else { return Err(Failure::Redirect(307)) };
-            let Answered { head, mut arrival, message } = self.exchange(method, message, body).await?;
-            if !matches!(head.status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
-                return Ok((head, arrival));
-            }
-            path = self.redirected(&path, &head).ok_or(Failure::Redirect(head.status.as_u16()))?;
-            // The same connection leads there, if nothing more comes by it.
-            arrival.free().into_iter().for_each(|io| self.pool.home().take_back(io));
-            let message = message.filter(|_| may_follow);
-            next = message.map(|message| (message.redirected(method, &path), RequestBody::Whole(None)));
-        }
-        Err(Failure::Redirect(307))
-    }
-
-    async fn exchange(
-        &self,
-        method: &Method,
-        message: Message,
-        body: RequestBody,
-    ) -> Result<Answered, Failure> {
-        let Settings { target, connect_timeout, response_timeout, .. } = &self.settings;
-        let progress = body.progress();
-        let sent = pin!(self.pool.send(target, *connect_timeout, method, (message, body)));
-        match in_time(*response_timeout, progress, sent).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(SendError::Connect(cause))) => Err(Failure::Unreachable(cause)),
-            Ok(Err(SendError::Exchange(trouble))) => Err(self.failure(trouble)),
-            Err(_) => Err(Failure::TooSlow(*response_timeout)),
-        }
-    }
-
     fn failure(&self, trouble: Trouble) -> Failure {
         match trouble {
             Trouble::Body(trouble) => self.body_failure(trouble),
@@ -234,23 +166,13 @@ impl Upstream {
         }
     }
 
-    /// Where a redirect leads, if that is the upstream itself: a token is never sent elsewhere.
-    fn redirected(&self, from: &PathAndQuery, answered: &Head) -> Option<PathAndQuery> {
-        let location = answered.headers.get(header::LOCATION)?.to_str().ok()?;
-        let here = url::Url::parse(&format!("{}{from}", self.settings.target.origin())).ok()?;
-        let there = here.join(location).ok()?;
-        let path = &there[url::Position::BeforePath..url::Position::AfterQuery];
-        (there.origin() == here.origin()).then(|| PathAndQuery::try_from(path).ok()).flatten()
-    }
-
-    /// Makes the client's answer of the upstream's. `endpoints` only where the legacy endpoint may come.
     fn answer(
         &self,
         permit: &Permit,
-        mut head: Head,
-        arrival: Arrival,
-        seal: impl FnOnce(&HeaderValue) -> Option<HeaderValue>,
-        endpoints: Option<impl FnOnce() -> Option<Endpoints>>,
+        binding: &Binding<'_>,
+        way: &Way<'_>,
+        (mut head, arrival): (Head, Arrival),
+        is_get: bool,
     ) -> Result<Response<Answer>, Failure> {
         match head.status.as_u16() {
             // Passed on it would tell the client to log in again, and again: it is between us and the upstream.
@@ -265,19 +187,22 @@ impl Upstream {
         let is_sse = is_plain_sse(&head.headers);
         let mut headers = headers::response(head.headers, permit);
         if let Some(session) = session {
-            let sealed = seal(&session).ok_or(Failure::Unexpected(head.status.as_u16()))?;
+            let sealed = binding.seal_session(&session, way.mark());
+            let sealed = sealed.ok_or(Failure::Unexpected(head.status.as_u16()))?;
             headers.insert(session::HEADER, sealed);
         }
         if is_sse {
             // Proxies in front of us must not collect events either.
             headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         }
-        let (home, &Settings { keep_alive, recheck, .. }) = (self.pool.home(), &self.settings);
+        let (replica, &Settings { keep_alive, recheck, .. }) = (way.replica(), &self.settings);
+        let home = replica.pool.home();
         // Events that are all there, as most tools answer, are no stream. The legacy endpoint comes in answers to GET.
         let answer = if is_sse && (endpoints.is_some() || !arrival.is_whole()) {
             headers.remove(header::CONTENT_LENGTH);
-            let endpoints = endpoints.and_then(|endpoints| endpoints());
-            Answer::events(arrival, home, sse::Stream::new(endpoints, permit.watch(), keep_alive, recheck))
+            let path = permit.resource().path();
+            let endpoint = is_get.then(|| binding.endpoints(&replica.target, way.mark(), path)).flatten();
+            Answer::events(arrival, home, sse::Stream::new(endpoint, permit.watch(), keep_alive, recheck))
         } else {
             Answer::plain(arrival, home, permit.watch(), recheck)
         };
@@ -321,28 +246,6 @@ fn named_call(headers: &HeaderMap) -> Call {
     Call::named(text("mcp-method"), text("mcp-name"))
 }
 
-/// Waits for the head of an answer. While the body of the request is on its way, none can be expected.
-async fn in_time<F: Future>(
-    limit: Duration,
-    progress: Option<Arc<AtomicU64>>,
-    mut answer: Pin<&mut F>,
-) -> Result<F::Output, Elapsed> {
-    let mut seen = 0;
-    loop {
-        let outcome = timeout(limit, answer.as_mut()).await;
-        let now = progress.as_ref().map_or(0, |progress| progress.load(Ordering::Relaxed));
-        if outcome.is_ok() || now == seen {
-            return outcome;
-        }
-        seen = now;
-    }
-}
-
-/// Whether a pair of a query is an access token, however its name is spelt.
-fn is_access_token(pair: &str) -> bool {
-    url::form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| name.eq_ignore_ascii_case("access_token"))
-}
-
 /// Events that we can read: a compressed stream passes as it is.
 fn is_plain_sse(headers: &HeaderMap) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -365,5 +268,3 @@ fn is_coding(value: &HeaderValue) -> bool {
 pub(crate) const ENDPOINT_QUERY: &str = "endpoint=";
 /// Bodies up to this size are read before the upstream is asked; nearly every MCP message is smaller.
 const SMALL_BODY: u64 = 64 << 10;
-/// Starlette needs one.
-const MAX_REDIRECTS: usize = 2;

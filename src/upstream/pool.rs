@@ -15,7 +15,7 @@ use super::http1::{Answered, Exchange, Io, Message, Trouble};
 use super::target::Target;
 use crate::clock::{Clock, Time};
 
-/// The connections of one upstream, seen from any core.
+/// The connections of one replica, seen from any core.
 pub struct Pool {
     id: usize,
     clock: Clock,
@@ -24,7 +24,8 @@ pub struct Pool {
 
 /// Why a request was not answered.
 pub enum SendError {
-    Connect(String),
+    /// There is no connection; the request never left.
+    Connect(String, (Message, RequestBody)),
     Exchange(Trouble),
 }
 
@@ -99,9 +100,13 @@ impl Pool {
             }
         }
         // Boxed: most requests find a connection, and should not have the room for making one.
-        let io = match timeout(connect_timeout, Box::pin(self.connect(target))).await {
-            Ok(connected) => connected.map_err(SendError::Connect)?,
-            Err(_) => return Err(SendError::Connect(format!("no connection within {connect_timeout:?}"))),
+        let connected = match timeout(connect_timeout, Box::pin(self.connect(target))).await {
+            Ok(connected) => connected,
+            Err(_) => Err(format!("no connection within {connect_timeout:?}")),
+        };
+        let io = match connected {
+            Ok(io) => io,
+            Err(cause) => return Err(SendError::Connect(cause, (message, body))),
         };
         Exchange::new(io, message, body).answered().await.map_err(SendError::Exchange)
     }

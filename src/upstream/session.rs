@@ -1,7 +1,8 @@
 //! Session ids and legacy endpoints belong to a person: the upstream trusts anyone who knows one, we do not.
 //!
 //! What the client sees carries a MAC over (resource, person); another person's is unknown here, as the
-//! transport asks (404). MCP security best practices, session hijacking.
+//! transport asks (404). Where there are replicas, it says which of them it is from, under the same MAC. MCP security
+//! best practices, session hijacking.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -9,6 +10,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
+use super::replicas::Mark;
 use super::target::Target;
 use crate::protocol::token::TAG_BYTES;
 use crate::seal::KeyRing;
@@ -30,6 +32,13 @@ pub struct Endpoints {
     seal: Box<dyn Fn(&str) -> String + Send + Sync>,
 }
 
+/// What a client may use, and the replica that it is from, if that was said.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Opened<T> {
+    pub value: T,
+    pub mark: Option<Mark>,
+}
+
 /// Not an id of this person at this resource.
 #[derive(Debug)]
 pub struct Foreign;
@@ -40,7 +49,7 @@ impl<'a> Binding<'a> {
     }
 
     /// The upstream's own id behind the one the client sent, if it sent one.
-    pub fn open_session(&self, headers: &HeaderMap) -> Result<Option<HeaderValue>, Foreign> {
+    pub fn open_session(&self, headers: &HeaderMap) -> Result<Option<Opened<HeaderValue>>, Foreign> {
         let mut values = headers.get_all(HEADER).iter();
         let Some(value) = values.next() else { return Ok(None) };
         if values.next().is_some() {
@@ -48,50 +57,75 @@ impl<'a> Binding<'a> {
         }
         let (id, seal) = value.to_str().ok().and_then(|text| text.rsplit_once('.')).ok_or(Foreign)?;
         let seal = URL_SAFE_NO_PAD.decode(seal).map_err(|_| Foreign)?;
-        match seal.split_first() {
-            Some((key_id, tag)) if self.holds(*key_id, "session", id, tag) => {
-                HeaderValue::from_str(id).map(Some).map_err(|_| Foreign)
-            }
-            _ => Err(Foreign),
+        let (seal, mark) = seal.split_at_checked(SEAL_BYTES).ok_or(Foreign)?;
+        let mark = if mark.is_empty() { None } else { Some(mark.try_into().map_err(|_| Foreign)?) };
+        if !self.holds(SESSION, id, mark, seal) {
+            return Err(Foreign);
         }
+        let value = HeaderValue::from_str(id).map_err(|_| Foreign)?;
+        Ok(Some(Opened { value, mark }))
     }
 
     /// The id for the client; `None` when the upstream's is not visible ASCII (MCP transports).
-    pub fn seal_session(&self, id: &HeaderValue) -> Option<HeaderValue> {
+    pub fn seal_session(&self, id: &HeaderValue, mark: Option<Mark>) -> Option<HeaderValue> {
         let id =
             id.to_str().ok().filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic()))?;
-        let (key_id, tag) = self.tag("session", id);
-        HeaderValue::from_str(&format!("{id}.{}", URL_SAFE_NO_PAD.encode([&[key_id], &tag[..]].concat())))
-            .ok()
+        HeaderValue::from_str(&format!("{id}.{}", URL_SAFE_NO_PAD.encode(self.seal(SESSION, id, mark)))).ok()
     }
 
     /// The upstream path behind a sealed endpoint.
-    pub fn open_endpoint(&self, sealed: &str) -> Option<PathAndQuery> {
+    pub fn open_endpoint(&self, sealed: &str) -> Option<Opened<PathAndQuery>> {
         let bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
-        let (seal, path) = bytes.split_at_checked(1 + TAG_BYTES)?;
-        let path = std::str::from_utf8(path).ok()?;
-        self.holds(seal[0], "endpoint", path, &seal[1..]).then(|| PathAndQuery::try_from(path).ok()).flatten()
+        let (seal, rest) = bytes.split_at_checked(SEAL_BYTES)?;
+        let open = |mark, path| {
+            let path = std::str::from_utf8(path).ok()?;
+            let is_ours = self.holds(ENDPOINT, path, mark, seal);
+            is_ours.then(|| PathAndQuery::try_from(path).ok()).flatten().map(|value| Opened { value, mark })
+        };
+        let marked = || {
+            let (mark, path) = rest.split_first_chunk()?;
+            open(Some(*mark), path)
+        };
+        open(None, rest).or_else(marked)
     }
 
     /// A rewriter for the endpoint events of this person's stream, published at `path`.
-    pub fn endpoints(&self, target: &Target, path: &str) -> Option<Endpoints> {
+    pub fn endpoints(&self, target: &Target, mark: Option<Mark>, path: &str) -> Option<Endpoints> {
         let base = Url::parse(&format!("{}{}", target.origin(), target.path())).ok()?;
         let (keys, resource, person) = (self.keys.clone(), self.resource.to_owned(), self.person);
         let seal = move |upstream_path: &str| {
             let binding = Binding { keys: &keys, resource: &resource, person };
-            let (key_id, tag) = binding.tag("endpoint", upstream_path);
-            URL_SAFE_NO_PAD.encode([&[key_id], &tag[..], upstream_path.as_bytes()].concat())
+            let sealed = binding.seal(ENDPOINT, upstream_path, mark);
+            URL_SAFE_NO_PAD.encode([&sealed, upstream_path.as_bytes()].concat())
         };
         Some(Endpoints { base, path: path.to_owned(), seal: Box::new(seal) })
     }
 
-    fn tag(&self, kind: &str, value: &str) -> (u8, [u8; TAG_BYTES]) {
-        self.keys.tag(kind, &[self.resource.as_bytes(), &self.person.to_be_bytes(), value.as_bytes()])
+    /// Key id, tag, and the mark if there is one.
+    fn seal(&self, kinds: Kinds, value: &str, mark: Option<Mark>) -> Vec<u8> {
+        let (key_id, tag) = self.with_parts(kinds, value, mark, |kind, parts| self.keys.tag(kind, parts));
+        [&[key_id][..], &tag, mark.as_ref().map_or(&[], |mark| mark.as_slice())].concat()
     }
 
-    fn holds(&self, key_id: u8, kind: &str, value: &str, tag: &[u8]) -> bool {
-        let parts = [self.resource.as_bytes(), &self.person.to_be_bytes(), value.as_bytes()];
-        self.keys.holds(key_id, kind, &parts, tag)
+    /// Whether this key id and tag were made over the value and the mark.
+    fn holds(&self, kinds: Kinds, value: &str, mark: Option<Mark>, seal: &[u8]) -> bool {
+        let Some((key_id, tag)) = seal.split_first() else { return false };
+        self.with_parts(kinds, value, mark, |kind, parts| self.keys.holds(*key_id, kind, parts, tag))
+    }
+
+    /// What a tag is over. One that covers a mark is of another kind.
+    fn with_parts<R>(
+        &self,
+        (bare, marked): Kinds,
+        value: &str,
+        mark: Option<Mark>,
+        then: impl FnOnce(&str, &[&[u8]]) -> R,
+    ) -> R {
+        let (resource, person) = (self.resource.as_bytes(), self.person.to_be_bytes());
+        match &mark {
+            None => then(bare, &[resource, &person, value.as_bytes()]),
+            Some(mark) => then(marked, &[resource, &person, value.as_bytes(), mark]),
+        }
     }
 }
 
@@ -103,3 +137,10 @@ impl Endpoints {
         Some(format!("{}?{}{}", self.path, super::ENDPOINT_QUERY, (self.seal)(upstream_path)))
     }
 }
+
+/// Without a mark, and with one.
+type Kinds = (&'static str, &'static str);
+const SESSION: Kinds = ("session", "session-at");
+const ENDPOINT: Kinds = ("endpoint", "endpoint-at");
+/// Key id and tag.
+const SEAL_BYTES: usize = 1 + TAG_BYTES;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderValue, Uri};
 use rustls::pki_types::ServerName;
+use sha2::{Digest, Sha256};
 use tokio_rustls::TlsConnector;
 
 /// Where an upstream is.
@@ -14,6 +15,7 @@ pub struct Target {
     host_header: HeaderValue,
     origin: String,
     path: PathAndQuery,
+    digest: [u8; 32],
     pub(super) tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
@@ -48,6 +50,7 @@ impl Target {
             port: authority.port_u16().unwrap_or(if secure { 443 } else { 80 }),
             host_header: HeaderValue::from_str(authority.as_str()).map_err(|_| TargetError::NotAbsolute)?,
             origin: format!("{scheme}://{authority}"),
+            digest: Sha256::digest(uri.to_string()).into(),
             path: uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
             host,
             tls,
@@ -62,6 +65,11 @@ impl Target {
     /// `scheme://host[:port]`.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// The SHA-256 of its URL, which tells it from others in every process.
+    pub fn digest(&self) -> &[u8; 32] {
+        &self.digest
     }
 
     /// The path and query of its MCP endpoint.

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, Request, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -82,8 +82,8 @@ impl Outcome {
 
 fn ours(bytes: &[u8], cuts: &[u8], then: Then) -> Outcome {
     let (method, nothing) = (Method::GET, RequestBody::Whole(None));
-    let mut message = Message::to(&method, &PathAndQuery::from_static("/up"));
-    message.header("host", b"up.test");
+    let (path, host) = (PathAndQuery::from_static("/up"), HeaderValue::from_static("up.test"));
+    let mut message = Message::to(&method, &path, &host);
     message.end(&method, &nothing);
     let io = Io::Said(Box::new(Said::new(bytes, cuts, then)));
     let (head, mut arrival) = match drive(Exchange::new(io, message, nothing).answered()) {

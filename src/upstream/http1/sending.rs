@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use http::Method;
 use http::uri::PathAndQuery;
+use http::{HeaderValue, Method};
 use hyper::body::Body as _;
 
 use super::io::Io;
@@ -15,18 +15,26 @@ use crate::upstream::body::{BodyTrouble, RequestBody};
 /// The head of a request, and all of its body if that is small.
 pub struct Message {
     bytes: Vec<u8>,
-    /// Where the headers begin, behind the request line.
+    /// Where the headers begin, behind the request line; the first is Host.
     behind_line: usize,
+    behind_host: usize,
 }
 
 impl Message {
-    /// Begins with the request line.
-    pub fn to(method: &Method, path: &PathAndQuery) -> Self {
+    /// Begins with the request line and Host.
+    pub fn to(method: &Method, path: &PathAndQuery, host: &HeaderValue) -> Self {
+        let mut message = Message::begun(method, path);
+        message.header("host", host.as_bytes());
+        message.behind_host = message.bytes.len();
+        message
+    }
+
+    fn begun(method: &Method, path: &PathAndQuery) -> Self {
         let mut bytes = Vec::with_capacity(HEAD);
         for part in [method.as_str(), " ", path.as_str(), " HTTP/1.1\r\n"] {
             bytes.extend_from_slice(part.as_bytes());
         }
-        Message { behind_line: bytes.len(), bytes }
+        Message { behind_line: bytes.len(), behind_host: bytes.len(), bytes }
     }
 
     /// Adds a header; the value is one that a head can hold.
@@ -63,8 +71,16 @@ impl Message {
 
     /// The same request to another path.
     pub fn redirected(&self, method: &Method, path: &PathAndQuery) -> Self {
-        let mut message = Message::to(method, path);
+        let mut message = Message::begun(method, path);
+        message.behind_host = message.behind_line + self.behind_host - self.behind_line;
         message.bytes.extend_from_slice(&self.bytes[self.behind_line..]);
+        message
+    }
+
+    /// The same request to another host, and its path there.
+    pub fn moved(&self, method: &Method, path: &PathAndQuery, host: &HeaderValue) -> Self {
+        let mut message = Message::to(method, path, host);
+        message.bytes.extend_from_slice(&self.bytes[self.behind_host..]);
         message
     }
 

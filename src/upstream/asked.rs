@@ -1,0 +1,69 @@
+//! What a request asks for at the upstream, whichever replica that will be.
+
+use http::uri::PathAndQuery;
+use http::{HeaderValue, request};
+
+use super::Failure;
+use super::replicas::{Replicas, Way};
+use super::session::{Binding, Opened};
+use super::target::Target;
+
+/// The path, and the session that it belongs to.
+pub struct Asked {
+    path: Path,
+    session: Option<Opened<HeaderValue>>,
+}
+
+enum Path {
+    /// The upstream's own, with these pairs of the client behind it.
+    Own(String),
+    /// The sealed one of a legacy endpoint (MCP 2024-11-05).
+    Endpoint(Opened<PathAndQuery>),
+}
+
+impl Asked {
+    /// What the client sent, as far as it is this person's.
+    pub fn read(parts: &request::Parts, binding: &Binding<'_>) -> Result<Self, Failure> {
+        let session = binding.open_session(&parts.headers).map_err(|_| Failure::UnknownSession)?;
+        let query = parts.uri.query().unwrap_or_default();
+        if let Some(sealed) = query.strip_prefix(super::ENDPOINT_QUERY) {
+            let endpoint = binding.open_endpoint(sealed).ok_or(Failure::UnknownSession)?;
+            return Ok(Asked { path: Path::Endpoint(endpoint), session });
+        }
+        // RFC 6750 §2.3 tokens in URLs are neither accepted nor passed on.
+        let pairs = query.split('&').filter(|pair| !pair.is_empty() && !is_access_token(pair));
+        Ok(Asked { path: Path::Own(pairs.collect::<Vec<_>>().join("&")), session })
+    }
+
+    /// The path there.
+    pub fn path_at(&self, target: &Target) -> Result<PathAndQuery, Failure> {
+        let (own, query) = match &self.path {
+            Path::Endpoint(endpoint) => return Ok(endpoint.value.clone()),
+            Path::Own(query) => (target.path(), query),
+        };
+        if query.is_empty() {
+            return Ok(own.clone());
+        }
+        let separator = if own.query().is_some() { '&' } else { '?' };
+        PathAndQuery::try_from(format!("{own}{separator}{query}")).map_err(|_| Failure::Unexpected(400))
+    }
+
+    /// The upstream's own id of the session.
+    pub fn session(&self) -> Option<&HeaderValue> {
+        self.session.as_ref().map(|session| &session.value)
+    }
+
+    /// Where it goes.
+    pub fn way<'a>(&'a self, replicas: &'a Replicas) -> Way<'a> {
+        match (&self.path, &self.session) {
+            (Path::Endpoint(path), _) => replicas.session(path.mark, path.value.as_str().as_bytes()),
+            (Path::Own(_), Some(id)) => replicas.session(id.mark, id.value.as_bytes()),
+            (Path::Own(_), None) => replicas.anywhere(),
+        }
+    }
+}
+
+/// Whether a pair of a query is an access token, however its name is spelt.
+fn is_access_token(pair: &str) -> bool {
+    url::form_urlencoded::parse(pair.as_bytes()).any(|(name, _)| name.eq_ignore_ascii_case("access_token"))
+}
