@@ -142,9 +142,9 @@ impl<'a> Way<'a> {
         self.go_on()
     }
 
-    /// What is seen is told once.
+    /// What somebody was to see is told once: after that the request is one like any other, to be redirected perhaps.
     fn spent(&mut self) -> Chance {
-        std::mem::replace(&mut self.chance, Chance::Anyway)
+        std::mem::replace(&mut self.chance, Chance::Well)
     }
 
     fn ejected(&self, cause: &str) {

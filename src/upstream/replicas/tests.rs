@@ -200,6 +200,26 @@ fn one_that_is_not_reached_is_followed_by_one_that_was_ejected() {
 }
 
 #[test]
+fn a_redirected_request_says_nothing_of_a_replica_that_was_ejected_meanwhile() {
+    let world = World::new();
+    let replicas = world.replicas(&["a", "b"]);
+    let mut way = replicas.anywhere();
+    way.answered();
+    eject(&replicas, "a");
+    way.answered();
+    drop(way);
+    assert_eq!((world.ejected(), dealt(&replicas, 4)), (1, of(&[("b", 4)])));
+    // Whoever looked is an ordinary request from its answer on.
+    world.clock.forward(Duration::from_secs(10));
+    let mut probe = replicas.anywhere();
+    assert_eq!(name(&probe), "a");
+    probe.answered();
+    assert_eq!(world.ejected(), 0);
+    assert!(probe.moves_on("refused"));
+    assert_eq!((world.ejected(), name(&probe)), (1, "b".to_owned()));
+}
+
+#[test]
 fn where_there_is_one_it_is_asked_and_nothing_is_noted() {
     let world = World::new();
     let replicas = world.replicas(&["a"]);
