@@ -338,17 +338,33 @@ async fn a_body_of_any_length_goes_on_to_the_next_with_its_own_path_and_host() {
     assert_eq!(alive.heard().len(), 11, "each once");
 }
 
-/// Accepts every session, as replicas do that share them.
+/// Accepts every session, as replicas do that share them, and repeats its id.
 fn know_everybody(replicas: &[Mcp]) {
     replicas.iter().for_each(|replica| {
-        replica.say(|heard| {
+        replica.say(|_| {
             let mut response = json(RESULT);
-            if heard.header("mcp-session-id").is_empty() {
-                response.headers_mut().insert("mcp-session-id", HeaderValue::from_static("shared~id"));
-            }
+            response.headers_mut().insert("mcp-session-id", HeaderValue::from_static("shared~id"));
             response
         });
     });
+}
+
+// A client that is told a new id of its session uses it from then on.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_is_repeated_says_where_it_was_repeated() {
+    let (proxy, replicas, tokens) = start(2, Setup::default()).await;
+    know_everybody(&replicas);
+    let token = &tokens.access;
+    let opened = sessions(&proxy, token, 2).await;
+    for id in &opened {
+        assert_eq!(post(&proxy, token, id).await.expect(200).header("mcp-session-id"), id);
+    }
+    kill(&proxy, &replicas[0]).await;
+    let mut told = Vec::new();
+    for id in &opened {
+        told.push(post(&proxy, token, id).await.expect(200).header("mcp-session-id").to_owned());
+    }
+    assert_eq!(told, [opened[1].as_str(), &opened[1]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,14 +4,16 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, request};
 
 use super::Failure;
-use super::replicas::{Replicas, Way};
-use super::session::{Binding, Opened};
+use super::replicas::{Mark, Replicas, Way};
+use super::session::{self, Binding, Opened};
 use super::target::Target;
 
 /// The path, and the session that it belongs to.
 pub struct Asked {
     path: Path,
     session: Option<Opened<HeaderValue>>,
+    /// The id of the session as it was sent.
+    sealed: Option<HeaderValue>,
 }
 
 enum Path {
@@ -25,14 +27,18 @@ impl Asked {
     /// What the client sent, as far as it is this person's.
     pub fn read(parts: &request::Parts, binding: &Binding<'_>) -> Result<Self, Failure> {
         let session = binding.open_session(&parts.headers).map_err(|_| Failure::UnknownSession)?;
+        let sealed = session.as_ref().and(parts.headers.get(session::HEADER).cloned());
         let query = parts.uri.query().unwrap_or_default();
-        if let Some(sealed) = query.strip_prefix(super::ENDPOINT_QUERY) {
-            let endpoint = binding.open_endpoint(sealed).ok_or(Failure::UnknownSession)?;
-            return Ok(Asked { path: Path::Endpoint(endpoint), session });
+        if let Some(text) = query.strip_prefix(super::ENDPOINT_QUERY) {
+            let endpoint = binding.open_endpoint(text).ok_or(Failure::UnknownSession)?;
+            return Ok(Asked { path: Path::Endpoint(endpoint), session, sealed });
+        }
+        if query.is_empty() {
+            return Ok(Asked { path: Path::Own(String::new()), session, sealed });
         }
         // RFC 6750 §2.3 tokens in URLs are neither accepted nor passed on.
         let pairs = query.split('&').filter(|pair| !pair.is_empty() && !is_access_token(pair));
-        Ok(Asked { path: Path::Own(pairs.collect::<Vec<_>>().join("&")), session })
+        Ok(Asked { path: Path::Own(pairs.collect::<Vec<_>>().join("&")), session, sealed })
     }
 
     /// The path there.
@@ -51,6 +57,14 @@ impl Asked {
     /// The upstream's own id of the session.
     pub fn session(&self) -> Option<&HeaderValue> {
         self.session.as_ref().map(|session| &session.value)
+    }
+
+    /// The id for the client of a session at the replica with this mark. Most upstreams repeat the one that they were
+    /// asked with: then it need not be sealed again.
+    pub fn sealed(&self, binding: &Binding<'_>, id: &HeaderValue, mark: Option<Mark>) -> Option<HeaderValue> {
+        let is_known = self.session.as_ref().is_some_and(|known| known.value == *id && known.mark == mark);
+        let known = self.sealed.as_ref().filter(|_| is_known);
+        known.cloned().or_else(|| binding.seal_session(id, mark))
     }
 
     /// Where it goes.

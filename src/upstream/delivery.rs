@@ -1,7 +1,7 @@
 //! A request on its way, until the head of its answer is there: from replica to replica as long as it never left,
 //! and after a redirect within the upstream's own origin (Starlette's `/mcp` → `/mcp/`).
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -67,12 +67,9 @@ impl<'a> Delivery<'a> {
 
     /// What a replica never got goes to the next, and nothing else does.
     async fn exchange(&mut self, mut message: Message, mut body: RequestBody) -> Result<Answered, Failure> {
-        let Settings { connect_timeout, response_timeout, .. } = self.upstream.settings;
         loop {
-            let (replica, progress) = (self.way.replica(), body.progress());
-            let is_whole = progress.is_none();
-            let sent = replica.pool.send(&replica.target, connect_timeout, &self.method, (message, body));
-            match in_time(response_timeout, progress, sent).await {
+            let is_whole = body.whole().is_some();
+            match self.sent(message, body).await {
                 Ok(Ok(answer)) => {
                     self.way.answered();
                     return Ok(answer);
@@ -95,10 +92,22 @@ impl<'a> Delivery<'a> {
                     if is_whole {
                         self.way.broke();
                     }
-                    return Err(Failure::TooSlow(response_timeout));
+                    return Err(Failure::TooSlow(self.upstream.settings.response_timeout));
                 }
             }
         }
+    }
+
+    /// Sends it to the replica that it is at.
+    async fn sent(
+        &self,
+        message: Message,
+        body: RequestBody,
+    ) -> Result<Result<Answered, SendError>, Elapsed> {
+        let Settings { connect_timeout, response_timeout, .. } = self.upstream.settings;
+        let (replica, progress) = (self.way.replica(), body.progress());
+        let sent = pin!(replica.pool.send(&replica.target, connect_timeout, &self.method, (message, body)));
+        in_time(response_timeout, progress, sent).await
     }
 
     fn moved(&mut self, message: &Message, target: &Target) -> Result<Message, Failure> {
@@ -121,9 +130,9 @@ impl<'a> Delivery<'a> {
 async fn in_time<F: Future>(
     limit: Duration,
     progress: Option<Arc<AtomicU64>>,
-    answer: F,
+    mut answer: Pin<&mut F>,
 ) -> Result<F::Output, Elapsed> {
-    let (mut answer, mut seen) = (pin!(answer), 0);
+    let mut seen = 0;
     loop {
         let outcome = timeout(limit, answer.as_mut()).await;
         let now = progress.as_ref().map_or(0, |progress| progress.load(Ordering::Relaxed));

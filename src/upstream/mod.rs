@@ -36,9 +36,10 @@ pub use body::{Answer, Broken};
 use body::{BodyTrouble, RequestBody};
 use delivery::Delivery;
 use http1::{Arrival, Head, Trouble};
+use pool::Home;
 pub use pool::tidy;
-use replicas::{Replicas, Way};
-use session::Binding;
+use replicas::Replicas;
+use session::{Binding, Endpoints};
 pub use target::{Target, TargetError};
 
 /// What an upstream needs to know.
@@ -121,7 +122,10 @@ impl Upstream {
         let is_get = parts.method == Method::GET;
         drop(parts);
         let (head, arrival, way) = delivery.answered(message, body).await?;
-        self.answer(&permit, &binding, &way, (head, arrival), is_get)
+        let seal = |id: &HeaderValue| asked.sealed(&binding, id, way.mark());
+        let endpoints = || binding.endpoints(&way.replica().target, way.mark(), permit.resource().path());
+        let endpoints = is_get.then_some(endpoints);
+        self.answer(&permit, way.replica().pool.home(), (head, arrival), seal, endpoints)
     }
 
     /// Small bodies are taken whole (they leave in one piece and survive a redirect), large ones stream.
@@ -166,13 +170,14 @@ impl Upstream {
         }
     }
 
+    /// Makes the client's answer of the upstream's. `endpoints` only where the legacy endpoint may come.
     fn answer(
         &self,
         permit: &Permit,
-        binding: &Binding<'_>,
-        way: &Way<'_>,
+        home: Home,
         (mut head, arrival): (Head, Arrival),
-        is_get: bool,
+        seal: impl FnOnce(&HeaderValue) -> Option<HeaderValue>,
+        endpoints: Option<impl FnOnce() -> Option<Endpoints>>,
     ) -> Result<Response<Answer>, Failure> {
         match head.status.as_u16() {
             // Passed on it would tell the client to log in again, and again: it is between us and the upstream.
@@ -187,22 +192,19 @@ impl Upstream {
         let is_sse = is_plain_sse(&head.headers);
         let mut headers = headers::response(head.headers, permit);
         if let Some(session) = session {
-            let sealed = binding.seal_session(&session, way.mark());
-            let sealed = sealed.ok_or(Failure::Unexpected(head.status.as_u16()))?;
+            let sealed = seal(&session).ok_or(Failure::Unexpected(head.status.as_u16()))?;
             headers.insert(session::HEADER, sealed);
         }
         if is_sse {
             // Proxies in front of us must not collect events either.
             headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         }
-        let (replica, &Settings { keep_alive, recheck, .. }) = (way.replica(), &self.settings);
-        let home = replica.pool.home();
+        let Settings { keep_alive, recheck, .. } = self.settings;
         // Events that are all there, as most tools answer, are no stream. The legacy endpoint comes in answers to GET.
         let answer = if is_sse && (endpoints.is_some() || !arrival.is_whole()) {
             headers.remove(header::CONTENT_LENGTH);
-            let path = permit.resource().path();
-            let endpoint = is_get.then(|| binding.endpoints(&replica.target, way.mark(), path)).flatten();
-            Answer::events(arrival, home, sse::Stream::new(endpoint, permit.watch(), keep_alive, recheck))
+            let endpoints = endpoints.and_then(|endpoints| endpoints());
+            Answer::events(arrival, home, sse::Stream::new(endpoints, permit.watch(), keep_alive, recheck))
         } else {
             Answer::plain(arrival, home, permit.watch(), recheck)
         };
