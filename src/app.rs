@@ -43,7 +43,7 @@ use crate::telemetry;
 use crate::telemetry::audit::Destination;
 use crate::telemetry::metrics::Snapshot;
 use crate::telemetry::scrape;
-use crate::tls::Fault;
+use crate::tls::{Fault, NoClient};
 use crate::upstream::TargetError;
 
 /// A proxy that serves until it is stopped or dropped.
@@ -131,7 +131,7 @@ pub enum StartError {
     #[error("resources: the upstream of {path} {source}")]
     Upstream { path: String, source: TargetError },
     #[error("cannot prepare calls to GitHub or to client metadata documents: {0}")]
-    Http(#[from] reqwest::Error),
+    Http(#[from] NoClient),
     #[error("cannot start a runtime: {0}")]
     Runtime(io::Error),
 }

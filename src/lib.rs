@@ -23,6 +23,7 @@
 //! | [`tls`] | which certificate is shown, and whose is believed? |
 //! | [`process`] | what does the machine see of us? |
 //! | [`telemetry`] | what does the operator read? |
+//! | [`recent`] | what was so a moment ago? |
 //! | [`clock`] | what time is it, and what is random? |
 //!
 //! Imports go down this list, never up. ARCHITECTURE.md says why, and lists the invariants.
@@ -42,6 +43,7 @@ pub mod limit;
 pub mod oauth;
 pub mod process;
 pub mod protocol;
+pub mod recent;
 pub mod seal;
 pub mod server;
 pub mod store;

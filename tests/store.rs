@@ -65,6 +65,19 @@ async fn postgres_conforms() {
     conforms(&with_tls).await;
 }
 
+// RFC 5802 §6: whoever stands in between, with a certificate that somebody believes, has no use of the login.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_at_postgres_is_bound_to_its_tls() {
+    let Some(store) = stores::postgres("a_login_at_postgres_is_bound_to_its_tls").await else { return };
+    let (_, database) = store.url.rsplit_once('/').expect("with a database");
+    let role = format!(
+        "CREATE ROLE {database} LOGIN PASSWORD 'known' IN ROLE by_password; GRANT ALL ON SCHEMA public TO {database}"
+    );
+    stores::admin(&store.url, &role).await;
+    let with_password = store.url.replace("postgres@127.0.0.1", &format!("{database}:known@localhost"));
+    conforms(&format!("{with_password}?sslmode=require&channel_binding=require")).await;
+}
+
 // ST-12: no statement has a name there, and no lock outlives its transaction.
 #[tokio::test(flavor = "multi_thread")]
 async fn postgres_conforms_behind_a_pooler_in_transaction_mode() {

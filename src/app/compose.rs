@@ -25,7 +25,7 @@ use crate::store::people::People;
 use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::Word;
 use crate::telemetry::numbers::Numbers;
-use crate::tls;
+use crate::tls::{self, NoClient};
 use crate::upstream::{self, Target, Upstream};
 
 /// Puts the rooms together.
@@ -113,7 +113,7 @@ pub(super) fn github(
     clock: &Clock,
     tuning: &Tuning,
     telemetry: &Telemetry,
-) -> Result<GitHub, reqwest::Error> {
+) -> Result<GitHub, NoClient> {
     let settings = crate::github::Settings {
         client_id: config.github.client_id.clone(),
         client_secret: config.github.client_secret.clone(),
@@ -134,11 +134,7 @@ pub(super) fn allow_list(allow: &Allow) -> AllowList {
     }
 }
 
-fn documents(
-    config: &Config,
-    clock: &Clock,
-    limits: &Arc<Limiters>,
-) -> Result<Option<Fetcher>, reqwest::Error> {
+fn documents(config: &Config, clock: &Clock, limits: &Arc<Limiters>) -> Result<Option<Fetcher>, NoClient> {
     let settings = oauth::document::Settings {
         allow_hosts: config.client_metadata.allow_hosts.clone(),
         authorities: config.client_metadata.authorities.clone(),

@@ -22,7 +22,7 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::audit::{Audit, Destination};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::{self, Tracer};
-use crate::tls::{Files, Shown};
+use crate::tls::{self, Files, Shown};
 
 /// All of it, from the start to the end.
 pub(super) struct Lasting {
@@ -108,10 +108,8 @@ impl Lasting {
         {
             return Ok(Some(tracer.clone()));
         }
-        let client = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .tls_certs_merge(config.authorities.for_reqwest()?)
-            .build()?;
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        let client = tls::client(client, &config.authorities)?;
         let tracer = Tracer::start(settings, client, self.side.clone());
         let tracer = tracer.map_err(|error| StartError::Traces(error.to_string()))?;
         Ok(Some(known.insert((settings.clone(), tracer)).1.clone()))

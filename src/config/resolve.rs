@@ -13,6 +13,7 @@ use super::{
 use crate::protocol::family::Lifetimes;
 use crate::protocol::issuer::{Issuer, is_loopback};
 use crate::seal::{MasterKey, parse_key};
+use crate::tls::Authorities;
 
 /// Reads the text of a proxy.yaml.
 pub fn config(text: &str, environment: Environment<'_>) -> Result<Config, Vec<Problem>> {
@@ -42,7 +43,7 @@ fn sections(root: &Node<'_>, environment: Environment<'_>) -> Option<Config> {
     let resources = resources::all(root, issuer.as_ref(), github.as_ref(), allow.as_ref());
     let store = store::store(root);
     let (lifetimes, clients) = (lifetimes(&root.get("tokens")), clients::all(&root.get("clients")));
-    let (client_metadata, keys) = (client_metadata(&root.get("client_metadata")), keys(root));
+    let (client_metadata, keys) = (client_metadata(&root.get("client_metadata"), &authorities), keys(root));
     store::needs_keys(root, store.as_ref(), &keys);
     let trusted_proxies =
         parsed_items(&root.get("trusted_proxies"), |text| text.parse().map_err(|_| cidr(text)));
@@ -224,7 +225,7 @@ fn registration(node: &Node<'_>) -> bool {
     node.parsed(parse).unwrap_or(true)
 }
 
-fn client_metadata(node: &Node<'_>) -> ClientMetadata {
+fn client_metadata(node: &Node<'_>, others: &Authorities) -> ClientMetadata {
     node.only(&["enabled", "allow_hosts", "ca_file", "allow_private_addresses"]);
     ClientMetadata {
         enabled: node.get("enabled").truth(true),
@@ -234,7 +235,7 @@ fn client_metadata(node: &Node<'_>) -> ClientMetadata {
                 _ => Err(format!("expected a host name like claude.ai, got {host:?}")),
             }
         }),
-        authorities: tls::authorities(&node.get("ca_file")),
+        authorities: tls::authorities(&node.get("ca_file")).shared_with(others),
         allow_private_addresses: node.get("allow_private_addresses").truth(false),
     }
 }

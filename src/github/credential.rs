@@ -26,6 +26,7 @@ use crate::clock::{Clock, Time};
 use crate::protocol::family::{Family, Stage};
 use crate::protocol::injection::Identity;
 use crate::protocol::token::FamilyId;
+use crate::recent::Recent;
 use crate::seal::KeyRing;
 use crate::store::families::Families;
 use crate::store::people::{CredentialRecord, People};
@@ -55,7 +56,7 @@ pub struct Flights {
     // New pairs on their way into the store.
     unsaved: DashMap<String, Refreshed>,
     // When a check in the background last began.
-    asked: moka::sync::Cache<String, Time>,
+    asked: Recent<String, Time>,
     refreshes: Outcomes,
     checks: Outcomes,
 }
@@ -65,7 +66,7 @@ impl Default for Flights {
         Flights {
             busy: DashMap::new(),
             unsaved: DashMap::new(),
-            asked: moka::sync::Cache::new(MAX_ASKED),
+            asked: Recent::new(MAX_ASKED, CHECK_SPACING),
             refreshes: Outcomes::new(),
             checks: Outcomes::new(),
         }
@@ -381,6 +382,6 @@ const RECHECK_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Checks that an upstream's 401 asks for are spaced this far apart.
 const CHECK_SPACING: Duration = Duration::from_secs(30);
 /// Credentials whose last check is remembered; forgetting one costs a call.
-const MAX_ASKED: u64 = 100_000;
+const MAX_ASKED: usize = 100_000;
 /// How long the last good answer counts when GitHub cannot be asked.
 const OUTAGE_GRACE: Duration = Duration::from_secs(3_600);

@@ -19,7 +19,7 @@ use secrecy::SecretString;
 
 use crate::clock::Clock;
 use crate::telemetry::Telemetry;
-use crate::tls::Authorities;
+use crate::tls::{self, Authorities, NoClient};
 
 /// What a [`GitHub`] needs to know.
 #[derive(Clone, Debug)]
@@ -51,15 +51,14 @@ pub struct GitHub {
 
 impl GitHub {
     /// Prepares to talk to GitHub; no connection is made.
-    pub fn new(settings: Settings, clock: Clock, telemetry: Telemetry) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: Settings, clock: Clock, telemetry: Telemetry) -> Result<Self, NoClient> {
         let client = reqwest::Client::builder()
             // A token must not follow a redirect to another host.
             .redirect(reqwest::redirect::Policy::none())
             .timeout(settings.timeout)
             .connect_timeout(CONNECT_TIMEOUT.min(settings.timeout))
-            .user_agent(USER_AGENT)
-            .tls_certs_merge(settings.authorities.for_reqwest()?)
-            .build()?;
+            .user_agent(USER_AGENT);
+        let client = tls::client(client, &settings.authorities)?;
         Ok(GitHub { settings, client, clock, telemetry, rest: http::Rest::default() })
     }
 }

@@ -55,8 +55,8 @@ impl AuthorizationServer {
         self.vouched_by_github(&params)?;
         self.may_ask_github(&params, request.source)?;
         // One exchange per process however often the page is reloaded; across replicas GitHub's own
-        // one-time code and the marker record decide. (`or_insert` would look and insert in two steps.)
-        if !self.parts.spent.entry(flow.id).or_insert_with(|| ()).is_fresh() {
+        // one-time code and the marker record decide.
+        if !self.parts.spent.insert_new(flow.id, ()) {
             return Err(finished());
         }
         let ended = match params.get("error") {

@@ -17,11 +17,13 @@ use url::{Host, Url};
 
 use super::places::{Full, Places};
 use super::public::{PLACE, Public, is_public};
+use super::together::Together;
 use crate::clock::{Clock, Time};
 use crate::limit::{Limited, Limiters, Source, Who};
 use crate::protocol::client::{AuthMethod, Client, Origin, display_name};
 use crate::protocol::redirect::RedirectUri;
-use crate::tls::Authorities;
+use crate::recent::Recent;
+use crate::tls::{self, Authorities, NoClient};
 
 /// How documents are fetched.
 #[derive(Clone, Debug)]
@@ -43,9 +45,10 @@ pub struct Fetcher {
     client: reqwest::Client,
     places: Arc<Places>,
     // Concurrent requests for one URL share one fetch.
-    kept: moka::future::Cache<String, Kept>,
+    fetches: Together<Result<Kept, DocumentError>>,
+    kept: Recent<String, Kept>,
     // Documents that were good lately, for when there is no room for another look.
-    good: moka::sync::Cache<String, Arc<Client>>,
+    good: Recent<String, Arc<Client>>,
     limits: Arc<Limiters>,
 }
 
@@ -100,7 +103,7 @@ struct Document {
 
 impl Fetcher {
     /// A fetcher with an empty cache.
-    pub fn new(settings: Settings, clock: Clock, limits: Arc<Limiters>) -> Result<Self, reqwest::Error> {
+    pub fn new(settings: Settings, clock: Clock, limits: Arc<Limiters>) -> Result<Self, NoClient> {
         let builder = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
@@ -109,20 +112,15 @@ impl Fetcher {
             .pool_max_idle_per_host(0)
             .user_agent(crate::github::USER_AGENT)
             .dns_resolver(Arc::new(Public { allow_private: settings.allow_private_addresses }));
-        let builder = builder.tls_certs_merge(settings.authorities.for_reqwest()?);
-        let kept = moka::future::Cache::builder().max_capacity(MAX_KEPT).time_to_live(MAX_AGE).build();
-        let good = moka::sync::Cache::builder().max_capacity(MAX_KEPT).time_to_live(MAX_AGE).build();
-        let (client, places) = (builder.build()?, Arc::default());
-        Ok(Fetcher { settings, clock, client, places, kept, good, limits })
+        let (kept, good) = (Recent::new(MAX_KEPT, MAX_AGE), Recent::new(MAX_KEPT, MAX_AGE));
+        let (client, places) = (tls::client(builder, &settings.authorities)?, Arc::default());
+        Ok(Fetcher { settings, clock, client, places, fetches: Together::default(), kept, good, limits })
     }
 
     /// The client whose id is this URL; `source` asks.
     pub async fn client(&self, id: &str, source: Source) -> Result<Client, DocumentError> {
         let url = self.vetted(id)?;
-        if self.kept.get(id).await.is_some_and(|kept| kept.until <= self.clock.now()) {
-            self.kept.invalidate(id).await;
-        }
-        if !self.kept.contains_key(id) {
+        if self.still_kept(id).is_none() {
             let good = self.good.get(id);
             match (self.may_fetch(id, &url, source, good.is_some()), good) {
                 (Ok(()), _) => {}
@@ -133,12 +131,14 @@ impl Fetcher {
         }
         loop {
             let own = AtomicBool::new(false);
-            let fetch = async {
-                own.store(true, Ordering::Relaxed);
-                self.in_turn(id, url.clone(), source).await
+            let fetch = async || match self.still_kept(id) {
+                Some(kept) => Ok(kept),
+                None => {
+                    own.store(true, Ordering::Relaxed);
+                    self.in_turn(id, url.clone(), source).await
+                }
             };
-            let fetched = self.kept.try_get_with(id.to_owned(), fetch).await;
-            return match fetched.map_err(|error| (*error).clone()) {
+            return match self.fetches.ask(id, fetch).await {
                 Ok(kept) => Ok((*kept.client).clone()),
                 // Somebody else was the first to ask, and had no place: that is his trouble.
                 Err(error) if error.is_for_later() && !own.into_inner() => continue,
@@ -149,6 +149,10 @@ impl Fetcher {
                 Err(error) => Err(error),
             };
         }
+    }
+
+    fn still_kept(&self, id: &str) -> Option<Kept> {
+        self.kept.get(id).filter(|kept| kept.until > self.clock.now())
     }
 
     /// Strangers choose the URLs: they must not make us a tool against the hosts. One that was good is asked
@@ -182,11 +186,15 @@ impl Fetcher {
         }
         let fetched = self.fetch(id, url).await;
         match &fetched {
-            Ok(kept) => self.good.insert(id.to_owned(), kept.client.clone()),
+            Ok(kept) => {
+                // Before those who wait are told: who comes after them must find it here.
+                self.kept.insert(id.to_owned(), kept.clone());
+                self.good.insert(id.to_owned(), kept.client.clone());
+            }
             // Nobody said that it is not good any more; and a host that is in trouble because of what others ask
             // must not lose its client to them.
             Err(DocumentError::Trouble(_)) => {}
-            Err(_) => self.good.invalidate(id),
+            Err(_) => self.good.remove(id),
         }
         fetched
     }
@@ -331,7 +339,7 @@ const MAX_DOCUMENT: usize = 5 << 10;
 const SOON: u64 = 5;
 const MAX_URL: usize = 1024;
 const MAX_URIS: usize = 32;
-const MAX_KEPT: u64 = 4_096;
+const MAX_KEPT: usize = 4_096;
 const MAX_AGE: Duration = Duration::from_secs(86_400);
 /// For a document that says nothing: long enough for the tabs of one login.
 const DEFAULT_AGE: Duration = Duration::from_secs(300);

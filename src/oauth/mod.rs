@@ -20,6 +20,7 @@ mod public;
 mod refresh_grant;
 mod register;
 mod revoke;
+mod together;
 mod token;
 
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::issuer::Issuer;
 use crate::protocol::redirect::{RedirectKind, RedirectUri};
 use crate::protocol::resource::{self, Resource};
+use crate::recent::Recent;
 use crate::seal::KeyRing;
 use crate::store::families::Families;
 use crate::store::people::People;
@@ -88,11 +90,11 @@ pub struct Parts {
 
 /// Flows this process has seen the end of: denied, or called back. Bounded; the marker record in the store is what
 /// counts.
-pub type Spent = moka::sync::Cache<[u8; 16], ()>;
+pub type Spent = Recent<[u8; 16], ()>;
 
 /// None so far.
 pub fn spent() -> Spent {
-    moka::sync::Cache::builder().max_capacity(MAX_SPENT).time_to_live(SPENT_FOR).build()
+    Recent::new(MAX_SPENT, SPENT_FOR)
 }
 
 /// All endpoints.
@@ -214,6 +216,6 @@ impl Failure {
     }
 }
 
-const MAX_SPENT: u64 = 100_000;
+const MAX_SPENT: usize = 100_000;
 /// A little longer than a flow may take.
 const SPENT_FOR: Duration = Duration::from_secs(15 * 60);

@@ -11,6 +11,7 @@ use crate::clock::{Clock, Time};
 use crate::protocol::family::{Family, Lifetimes, Rotation, Stage};
 use crate::protocol::pkce::PkceVerified;
 use crate::protocol::token::FamilyId;
+use crate::recent::Recent;
 
 /// Families in a store.
 #[derive(Clone)]
@@ -20,7 +21,7 @@ pub struct Families {
     lifetimes: Lifetimes,
     ended: Arc<OnceLock<Observer>>,
     /// Rotations that the store did not answer, by the generation that was presented: they may have been done. Bounded.
-    doubtful: moka::sync::Cache<(FamilyId, u32), ()>,
+    doubtful: Recent<(FamilyId, u32), ()>,
 }
 
 /// Who is told that a family ended.
@@ -53,8 +54,7 @@ pub enum Rotated {
 impl Families {
     /// Families kept in `records`.
     pub fn new(records: Arc<dyn Records>, clock: Clock, lifetimes: Lifetimes) -> Self {
-        let doubtful =
-            moka::sync::Cache::builder().max_capacity(MAX_DOUBTFUL).time_to_live(DOUBTFUL_FOR).build();
+        let doubtful = Recent::new(MAX_DOUBTFUL, DOUBTFUL_FOR);
         Families { records, clock, lifetimes, ended: Arc::default(), doubtful }
     }
 
@@ -215,6 +215,6 @@ pub fn key(id: &FamilyId) -> String {
 }
 
 const PREFIX: &str = "family/";
-const MAX_DOUBTFUL: u64 = 100_000;
+const MAX_DOUBTFUL: usize = 100_000;
 /// Longer than an outage during which somebody waits.
 const DOUBTFUL_FOR: Duration = Duration::from_secs(3_600);

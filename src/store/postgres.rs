@@ -6,6 +6,7 @@
 
 mod place;
 mod schema;
+mod tls;
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,13 +21,13 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, Row};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::patience::{DEADLINE, Patience};
 use super::{Created, Page, Pending, PrepareError, Record, Records, Replaced, Shared, StoreError};
 use crate::clock::{Clock, Time};
-use crate::tls::{self, Authorities};
+use crate::tls::{Authorities, trusting};
 pub use place::Place;
+use tls::Tls;
 
 /// A pool of connections to one database.
 pub struct Postgres {
@@ -39,14 +40,14 @@ pub struct Postgres {
 #[derive(Clone)]
 struct Way {
     pool: Pool,
-    tls: MakeRustlsConnect,
+    tls: Tls,
 }
 
 /// The hosts of a database, and which of them took the last connection.
 struct Hosts {
     each: Vec<Config>,
     last: AtomicUsize,
-    tls: MakeRustlsConnect,
+    tls: Tls,
 }
 
 impl Connect for Hosts {
@@ -95,9 +96,8 @@ impl Postgres {
         clock: Clock,
         side: Handle,
     ) -> Result<Self, StoreError> {
-        let tls = tls::trusting(authorities).map_err(StoreError::new)?;
+        let connector = Tls::new(trusting(authorities).map_err(StoreError::new)?);
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let connector = MakeRustlsConnect::new((*tls).clone());
         let hosts = Hosts { each: place.hosts(), last: AtomicUsize::new(0), tls: connector.clone() };
         let manager = Manager::from_connect(place.config().clone(), hosts, recycling);
         let waits = Timeouts { wait: Some(DEADLINE), create: Some(DEADLINE), recycle: Some(DEADLINE) };
@@ -200,7 +200,7 @@ impl Way {
 /// the server would go on waiting for a lock that nobody wants any more.
 struct Lease {
     client: Option<Object>,
-    tls: MakeRustlsConnect,
+    tls: Tls,
 }
 
 impl Lease {

@@ -9,34 +9,35 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Metadata, Subscriber, warn};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::{MakeWriter, format};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::clock;
 
-/// Starts logging to standard error. `MCP_AUTH_PROXY_LOG` chooses the level (default `info`), in the syntax of
-/// tracing's EnvFilter.
+/// Starts logging to standard error. `MCP_AUTH_PROXY_LOG` chooses the level (default `info`), also by
+/// module: `info,mcp_auth_proxy::gate=debug`.
 pub fn start() {
     #[expect(clippy::disallowed_methods, reason = "needed before there is a configuration")]
     let wanted = std::env::var(VARIABLE).unwrap_or_default();
-    let is_understood = is_understood(&wanted);
-    let filter = EnvFilter::builder().with_default_directive(Level::INFO.into());
-    let filter = filter.parse_lossy(if is_understood { &wanted } else { "" });
+    let understood = understood(&wanted);
+    let is_understood = understood.is_some();
+    let chosen = understood.unwrap_or_else(usual);
     // Fails only when somebody (a test, an example) logs already.
-    OURS.store(subscriber(filter, Stderr).try_init().is_ok(), Ordering::Relaxed);
+    OURS.store(subscriber(chosen, Stderr).try_init().is_ok(), Ordering::Relaxed);
     if !is_understood {
         warn!("{VARIABLE} is not understood; it takes error, warn, info, debug, trace or off");
     }
 }
 
-fn subscriber<W>(filter: EnvFilter, to: W) -> impl Subscriber + Send + Sync
+fn subscriber<W>(chosen: Targets, to: W) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(to).with_timer(Stamp);
-    lines.with_target(false).with_ansi(false).finish()
+    let lines = tracing_subscriber::fmt::layer().with_writer(to).with_timer(Stamp);
+    tracing_subscriber::registry().with(lines.with_target(false).with_ansi(false)).with(chosen)
 }
 
 /// Whether what is logged becomes our lines, and nobody else hears of it.
@@ -46,10 +47,20 @@ pub(super) fn is_ours() -> bool {
 
 static OURS: AtomicBool = AtomicBool::new(false);
 
-/// A single word that is no level would be taken for a module's name, and leave nothing else to be said.
-fn is_understood(wanted: &str) -> bool {
+/// What is to be said, by module. A single word that is no level would be taken for a module's name, and leave nothing
+/// else to be said.
+fn understood(wanted: &str) -> Option<Targets> {
     let is_level = |word: &str| word.parse::<LevelFilter>().is_ok();
-    wanted.is_empty() || is_level(wanted) || wanted.contains('=') && wanted.parse::<EnvFilter>().is_ok()
+    let parts: Vec<&str> = wanted.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    match parts.join(",").as_str() {
+        "" => Some(usual()),
+        parts if is_level(parts) || parts.contains('=') => parts.parse().ok(),
+        _ => None,
+    }
+}
+
+fn usual() -> Targets {
+    Targets::new().with_default(Level::INFO)
 }
 
 /// Makes this thread collect its lines.
@@ -173,8 +184,7 @@ pub(super) mod tests {
     pub(in crate::telemetry) fn lines(telling: impl FnOnce()) -> String {
         let collected: Arc<Mutex<Vec<u8>>> = Arc::default();
         let to = collected.clone();
-        let filter = EnvFilter::builder().with_default_directive(Level::INFO.into()).parse_lossy("");
-        tracing::subscriber::with_default(subscriber(filter, move || Shared(to.clone())), telling);
+        tracing::subscriber::with_default(subscriber(usual(), move || Shared(to.clone())), telling);
         let lines = collected.lock().expect("nobody panicked").clone();
         String::from_utf8(lines).expect("text")
     }
@@ -209,11 +219,15 @@ pub(super) mod tests {
 
     #[test]
     fn a_word_that_is_no_level_does_not_silence_the_log() {
-        for fine in ["", "debug", "WARN", "off", "info,mcp_auth_proxy::gate=debug"] {
-            assert!(is_understood(fine), "{fine}");
+        for fine in ["", "debug", "WARN", "off", "info, mcp_auth_proxy::gate=debug,"] {
+            assert!(understood(fine).is_some(), "{fine}");
         }
+        assert_eq!(
+            understood("warn,a=debug").map(|chosen| chosen.to_string()),
+            Some("a=debug,warn".to_owned())
+        );
         for bad in ["verbose", "debug verbose", "a=loud"] {
-            assert!(!is_understood(bad), "{bad}");
+            assert!(understood(bad).is_none(), "{bad}");
         }
     }
 }

@@ -9,4 +9,4 @@ mod trust;
 
 pub use identity::{Fault, Files, Identity, Part};
 pub use shown::{HTTP2, Shown};
-pub use trust::{Authorities, is_distrust, trusting};
+pub use trust::{Authorities, NoClient, client, is_distrust, trusting};

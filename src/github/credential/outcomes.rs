@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use super::super::Trouble;
 use crate::clock::Time;
+use crate::recent::Recent;
 
 /// The last outcome per credential; bounded.
 pub(super) struct Outcomes {
     count: AtomicU64,
-    last: moka::sync::Cache<String, Outcome>,
+    last: Recent<String, Outcome>,
 }
 
 #[derive(Clone)]
@@ -25,7 +26,7 @@ pub(super) struct Arrival(u64);
 
 impl Outcomes {
     pub(super) fn new() -> Self {
-        Outcomes { count: AtomicU64::new(0), last: moka::sync::Cache::new(MAX_REMEMBERED) }
+        Outcomes { count: AtomicU64::new(0), last: Recent::new(MAX_REMEMBERED, LONGEST_REST) }
     }
 
     pub(super) fn arrive(&self) -> Arrival {
@@ -59,4 +60,4 @@ fn rests(now: Time, until: Time) -> bool {
 /// GitHub's limits are counted by the hour.
 const LONGEST_REST: Duration = Duration::from_secs(2 * 3_600);
 /// Credentials; forgetting one costs a call.
-const MAX_REMEMBERED: u64 = 100_000;
+const MAX_REMEMBERED: usize = 100_000;
