@@ -54,6 +54,10 @@ scale:
     cargo build --release --bin mcp-auth-proxy
     MCP_AUTH_PROXY=target/release/mcp-auth-proxy tests/backends/run cargo test --test scale -- --ignored --nocapture --test-threads 1
 
+# what each part on the path of a request costs by itself, and how often it asks for memory
+parts:
+    cargo bench --features fuzzing --bench parts
+
 # the table of docs/security.md, from what tests say they hold
 security:
     UPDATE=1 cargo test --test catalogue

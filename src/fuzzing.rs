@@ -2,6 +2,9 @@
 //!
 //! `fuzz/` looks for inputs that break one; the test below replays every file of `fuzz/corpus`. Compiled for tests
 //! and with the feature `fuzzing` only. Properties of private parts live in the `fuzzing.rs` of their room.
+//! [`parts`] are opened the same way, to be measured.
+
+pub mod parts;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;

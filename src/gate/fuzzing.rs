@@ -1,10 +1,12 @@
 //! Properties of the Authorization header, and permits for the properties of the way up.
 
+pub(crate) mod parts;
+
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
 
-use super::{Bearer, Gate, Gated, Permit, bearer};
+use super::{Bearer, Gate, Gated, LiveFamily, Permit, bearer};
 use crate::fuzzing::{never_issued, world};
 use crate::github::credential::Credential;
 use crate::protocol::family::{Family, Stage};
@@ -35,14 +37,28 @@ pub(crate) fn head(headers: &HeaderMap) {
 
 /// A permit for somebody without an e-mail address, as the gate would make it after a look at the store.
 pub(crate) fn permit(inject: Vec<Injection>) -> Permit {
+    let gate = gate(inject);
+    let family = known(&gate, FamilyId([7; 16]), 42, TOKEN.to_owned());
+    Permit::new(Arc::new(gate), Arc::new(family))
+}
+
+/// A gate for the first resource.
+fn gate(inject: Vec<Injection>) -> Gate {
     let world = world();
-    let (now, resource) = (world.clock.now(), world.resources[0].clone());
-    let token = TOKEN.to_owned().into();
-    let identity = Identity { id: 42, login: "octocat".to_owned(), email: None, token };
+    let gated = vec![Gated { resource: world.resources[0].clone(), inject }];
+    let (keys, clock) = (world.keys.clone(), world.clock.clone());
+    let families = (world.families.clone(), Arc::default());
+    Gate::new(keys, clock, families, world.credentials.clone(), gated, world.limits.clone())
+}
+
+/// What the gate has of a family after a look at the store.
+fn known(gate: &Gate, id: FamilyId, person: u64, token: String) -> LiveFamily {
+    let (now, resource) = (world().clock.now(), gate.resource(0));
+    let identity = Identity { id: person, login: "octocat".to_owned(), email: None, token: token.into() };
     let credential = Credential { identity, expires: None, checked: now, version: 1, wants_email: false };
     let family = Family {
-        person: 42,
-        credential: "credential/42/read:user".to_owned(),
+        person,
+        credential: format!("credential/{person}/read:user"),
         client_id: "c".to_owned(),
         client_name: "C".to_owned(),
         resource: resource.url().to_owned(),
@@ -50,18 +66,7 @@ pub(crate) fn permit(inject: Vec<Injection>) -> Permit {
         created: now,
         stage: Stage::Live { generation: 1, rotated: now },
     };
-    let gated = vec![Gated { resource, inject }];
-    let (keys, clock) = (world.keys.clone(), world.clock.clone());
-    let gate = Gate::new(
-        keys,
-        clock,
-        (world.families.clone(), Arc::default()),
-        world.credentials.clone(),
-        gated,
-        world.limits.clone(),
-    );
-    let family = gate.live_family(FamilyId([7; 16]), &family, 0, &credential, now);
-    Permit::new(Arc::new(gate), Arc::new(family))
+    gate.live_family(id, &family, 0, &credential, now)
 }
 
 /// The GitHub token of the permit.

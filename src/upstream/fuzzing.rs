@@ -1,5 +1,7 @@
 //! Properties of the way up and back: paths, headers, session ids.
 
+pub(crate) mod parts;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::uri::PathAndQuery;

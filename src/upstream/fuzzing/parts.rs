@@ -1,0 +1,95 @@
+//! The way to an upstream and back, step by step, for one person in one session.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method};
+use tokio::runtime::{Builder, Runtime};
+
+use super::target;
+use crate::fuzzing::parts::{Crowd, SESSION};
+use crate::fuzzing::world;
+use crate::gate::Permit;
+use crate::upstream::http1::framing::Decoder;
+use crate::upstream::http1::head::{self, Read};
+use crate::upstream::http1::{Head, Message};
+use crate::upstream::session::{self, Binding};
+use crate::upstream::sse::Stream;
+use crate::upstream::{Target, headers};
+
+/// Somebody's way to their session.
+pub struct Way {
+    permit: Permit,
+    target: Target,
+    /// What the headers of a call are.
+    call: HeaderMap,
+    session: HeaderValue,
+    /// For the timers of streams.
+    runtime: Runtime,
+}
+
+impl Way {
+    /// For somebody whom the gate let through.
+    pub fn new() -> Self {
+        let crowd = Crowd::new(1);
+        let mut call = crowd.calls().next().expect("there is one");
+        let permit = crowd.judged(&call).expect("let through");
+        let session = HeaderValue::from_static(SESSION);
+        let binding = Binding::new(&world().keys, permit.resource().url(), permit.person());
+        call.insert(session::HEADER, binding.seal_session(&session, None).expect("visible"));
+        let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
+        Way { permit, target: target("http://127.0.0.1:9000/mcp"), call, session, runtime }
+    }
+
+    fn binding(&self) -> Binding<'_> {
+        Binding::new(&world().keys, self.permit.resource().url(), self.permit.person())
+    }
+
+    /// The upstream's session behind the client's.
+    pub fn opened(&self) -> Option<HeaderValue> {
+        self.binding().open_session(&self.call).ok().flatten().map(|opened| opened.value)
+    }
+
+    /// The client's session for the upstream's.
+    pub fn sealed(&self) -> Option<HeaderValue> {
+        self.binding().seal_session(&self.session, None)
+    }
+
+    /// The head of the request as it leaves.
+    pub fn up(&self) -> Message {
+        let mut message = Message::to(&Method::POST, self.target.path(), self.target.host());
+        let session = Some(&self.session);
+        headers::request(&mut message, &self.call, &self.permit, session, &Method::POST);
+        message
+    }
+
+    /// The headers of an answer as they go on to the client.
+    pub fn back(&self, answered: HeaderMap) -> HeaderMap {
+        headers::response(answered, &self.permit)
+    }
+
+    /// A stream with nothing passed on yet; what comes first may name the legacy endpoint in one that was asked for.
+    pub fn stream(&self, was_asked_for: bool) -> Stream {
+        let endpoints = || self.binding().endpoints(&self.target, None, self.permit.resource().path());
+        let endpoints = was_asked_for.then(endpoints).flatten();
+        let _timers = self.runtime.enter();
+        Stream::new(endpoints, self.permit.watch(), MINUTE, MINUTE)
+    }
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Way::new()
+    }
+}
+
+/// The head of an answer, and how long the body behind it is, of one that is there to its end.
+pub fn read(answer: &[u8]) -> Option<(Head, usize)> {
+    let Ok(Read::Final(head, length)) = head::read(answer) else { return None };
+    let (mut decoder, mut rest, mut body) = (Decoder::new(head.framing), &answer[length..], 0);
+    while let Some(piece) = decoder.next(&mut rest).ok()? {
+        body += piece.len();
+    }
+    decoder.is_ended().then_some((head, body))
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
