@@ -693,3 +693,22 @@ async fn an_answer_that_its_client_is_slow_to_read_arrives_whole_before_the_stre
     assert!(first.ends_with(&text), "the first answer is not whole");
     assert!(second.starts_with("HTTP/1.1 200 OK\r\n") && second.contains("data: 1\n\n"), "{second}");
 }
+
+// RFC 9112 §6.3: nothing follows a 204, whatever kind it says it is of; what did would be read as the next answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_a_body_is_no_stream_whatever_it_calls_itself() {
+    let proxy = Proxy::start().await;
+    let tokens = proxy.login().await;
+    proxy.mcp.say(|heard| {
+        let (mut response, _) = events();
+        *response.status_mut() = if heard.method == Method::GET { 204 } else { 304 }.try_into().unwrap();
+        response
+    });
+    let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+    for (method, status) in [("GET", 204), ("DELETE", 304), ("GET", 204)] {
+        client.write_all(spoken(&tokens, method, "").as_bytes()).await.unwrap();
+        let heard = hear_until(&mut client, "\r\n\r\n").await.to_lowercase();
+        assert!(heard.starts_with(&format!("http/1.1 {status} ")), "{heard}");
+        assert!(heard.matches("\r\n\r\n").count() == 1 && !heard.contains("transfer-encoding"), "{heard}");
+    }
+}

@@ -45,21 +45,25 @@ impl LiveFamily {
     /// For how long nobody knows whether it is still so.
     fn doubt(&self, now: Time, still: &Still) -> Duration {
         let age = self.age(now);
-        if !(FRESH_FOR..ANEW).contains(&age) {
+        if age < FRESH_FOR || age == Duration::MAX {
             return age;
         }
-        let read = Time::from_millis(self.read.load(Ordering::Relaxed));
-        now.since(still.holds_until(read, self.places)).min(age)
+        let until = still.holds_until(Time::from_millis(self.read.load(Ordering::Relaxed)), self.places);
+        // Found by a clock that was ahead: then it says nothing.
+        if until > now { age } else { now.since(until).min(age) }
     }
 
     /// Whether a request may use this without asking the store.
     pub(super) fn is_fresh(&self, now: Time, still: &Still) -> bool {
-        self.doubt(now, still) < FRESH_FOR && now.after(FRESH_FOR) < self.token_ends && !self.is_ended()
+        let is_known = self.age(now) < ANEW && self.doubt(now, still) < FRESH_FOR;
+        is_known && now.after(FRESH_FOR) < self.token_ends && !self.is_ended()
     }
 
-    /// Whether it may still be used while the store is silent.
+    /// Whether it may still be used while the store, or GitHub, is silent: for as long from when it was to be asked anew
+    /// as from when it was last known to be so.
     pub(super) fn survives(&self, now: Time, still: &Still) -> bool {
-        self.doubt(now, still) < STORE_GRACE && now < self.token_ends && !self.is_ended()
+        let is_known = self.age(now) < ANEW + STORE_GRACE && self.doubt(now, still) < STORE_GRACE;
+        is_known && now < self.token_ends && !self.is_ended()
     }
 
     /// Whether this process ended it.

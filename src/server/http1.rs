@@ -16,13 +16,15 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::watch;
+use tokio::task::unconstrained;
+use tokio::time::timeout;
 
 use super::Current;
 use super::answering::{Answering, answered};
 use super::drain::Drain;
-use super::listener::MAX_HEAD;
+use super::listener::{MAX_HEAD, PARTING};
 use super::relay::{self, Relay};
 use super::seats::Seated;
 use super::sniff::Sniffed;
@@ -57,9 +59,12 @@ where
             streamed = poll_fn(|context| stream.relay.poll(context)) => streamed?,
             () = seat.told_to_leave() => return Ok(()),
         }
-        match stream.into_connection() {
-            Some(connection) => io = connection,
-            None => return Ok(()),
+        let closes = stream.closes;
+        io = stream.into_connection();
+        if closes {
+            // Says that this was all; over or not, the connection ends.
+            let _ = timeout(PARTING, io.shutdown()).await;
+            return Ok(());
         }
     }
 }
@@ -78,11 +83,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Streaming<T> {
         Streaming { relay: Box::new(Relay::new(io, head, body)), closes: stream.closes }
     }
 
-    /// At its end: the connection, if another request may follow on it.
-    fn into_connection(self) -> Option<Sniffed<T>> {
+    /// At its end: the connection, with what was said on it meanwhile.
+    fn into_connection(self) -> Sniffed<T> {
         let (mut io, ahead) = self.relay.into_connection();
         io.put_back(&ahead);
-        (!self.closes).then_some(io)
+        io
     }
 }
 
@@ -124,12 +129,13 @@ where
     builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD);
     let io = Watched { io, desk: desk.clone() };
     let mut connection = builder.serve_connection(TokioIo::new(io), service);
-    let mut leave = pin!(async {
+    // Unconstrained: it is not polled again until there is reason, so it must not be put off.
+    let mut leave = pin!(unconstrained(async {
         tokio::select! {
             () = seat.told_to_leave() => true,
             _ = drain.wait_for(|drain| *drain >= Drain::Begun) => false,
         }
-    });
+    }));
     let (mut is_leaving, mut known): (bool, Option<Waker>) = (false, None);
     let stream = poll_fn(|context| {
         // Waiting for what ends a connection costs as much as reading a request: done once, and when there is reason.

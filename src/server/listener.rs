@@ -288,7 +288,7 @@ const MAX_UNSENT: u32 = 64 << 10;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const SILENCE: Duration = Duration::from_secs(60);
 /// For the farewell of an HTTP/2 connection, and for the first words on one that is younger than the end.
-const PARTING: Duration = Duration::from_secs(1);
+pub const PARTING: Duration = Duration::from_secs(1);
 
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]
 mod tests {

@@ -104,7 +104,8 @@ impl Still {
         }
     }
 
-    async fn look(&self, others: &dyn Others, clock: &Clock, known: &mut Option<u64>) {
+    /// Looks once; `known` is what the look before has found.
+    pub(crate) async fn look(&self, others: &dyn Others, clock: &Clock, known: &mut Option<u64>) {
         let asked = clock.now();
         match others.writes().await {
             Ok(number) if *known == Some(number) => self.is_quiet_at(asked),

@@ -68,7 +68,7 @@ impl<'a> Delivery<'a> {
     /// What a replica never got goes to the next, and nothing else does.
     async fn exchange(&mut self, mut message: Message, mut body: RequestBody) -> Result<Answered, Failure> {
         loop {
-            let is_whole = body.whole().is_some();
+            let (is_whole, answers) = (body.whole().is_some(), self.way.answers());
             match self.sent(message, body).await {
                 Ok(Ok(answer)) => {
                     self.way.answered();
@@ -88,8 +88,9 @@ impl<'a> Delivery<'a> {
                     return Err(self.upstream.failure(trouble));
                 }
                 Err(_) => {
-                    // Of a body that streams nobody knows who kept whom waiting.
-                    if is_whole {
+                    // Of a body that streams nobody knows who kept whom waiting; and if others were answered meanwhile,
+                    // it is the call that takes so long and not the replica.
+                    if is_whole && self.way.answers() == answers {
                         self.way.broke();
                     }
                     return Err(Failure::TooSlow(self.upstream.settings.response_timeout));

@@ -17,6 +17,8 @@ pub struct Health {
     times: AtomicU32,
     /// How many exchanges in a row broke.
     broken: AtomicU32,
+    /// How many came to an answer; wraps around.
+    answers: AtomicU32,
 }
 
 /// Why a replica is asked.
@@ -54,8 +56,14 @@ impl Health {
         }
     }
 
+    /// How many answers there were, to be compared later.
+    pub fn answers(&self) -> u32 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
     /// It has answered. Says whether it is back by that.
     pub fn answered(&self, chance: Chance) -> bool {
+        self.answers.fetch_add(1, Ordering::Relaxed);
         if self.broken.load(Ordering::Relaxed) != 0 {
             self.broken.store(0, Ordering::Relaxed);
         }

@@ -21,7 +21,7 @@ mod target;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tracing::warn;
@@ -189,7 +189,9 @@ impl Upstream {
             _ => {}
         }
         let session = head.headers.remove(session::HEADER).filter(|id| !permit.is_given_away_by(id));
-        let is_sse = is_plain_sse(&head.headers);
+        // What has no body is no stream, whatever it says of itself (RFC 9112 §6.3).
+        let has_body = !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let is_sse = has_body && is_plain_sse(&head.headers);
         let mut headers = headers::response(head.headers, permit);
         if let Some(session) = session {
             let sealed = seal(&session).ok_or(Failure::Unexpected(head.status.as_u16()))?;

@@ -123,6 +123,11 @@ impl<'a> Way<'a> {
         }
     }
 
+    /// How many answers of this replica there were, to be compared later.
+    pub fn answers(&self) -> u32 {
+        self.replica().health.answers()
+    }
+
     /// There was no answer, and the request may have come.
     pub fn broke(&mut self) {
         let replicas = self.replicas;

@@ -9,6 +9,7 @@ use crate::gate::told::Told;
 use crate::protocol::family::{Family, Stage};
 use crate::protocol::injection::{Identity, Injection};
 use crate::protocol::scope::ScopeSet;
+use crate::store::memory::Memory;
 use crate::store::still::Still;
 
 /// A family of somebody of their own, whose client registered itself, as a request finds it.
@@ -112,6 +113,28 @@ fn what_was_read_again_without_news_stays_where_it_is() {
     assert!(!first.is_fresh(clock.now(), &Still::default()));
     let again = live.keep(Some(first.clone()), renewed(&clock, &first, 1)).expect("live");
     assert!(Arc::ptr_eq(&first, &again) && first.is_fresh(clock.now(), &Still::default()));
+}
+
+#[tokio::test]
+async fn what_is_known_without_asking_is_fresh_for_a_minute_and_has_its_grace_behind_it() {
+    let (live, time, still) = (Live::default(), ManualClock::new(1), Still::default());
+    let (clock, mut known) = (time.clock(), None);
+    let store = Memory::new(clock.clone());
+    still.look(&store, &clock, &mut known).await;
+    time.forward(Duration::from_secs(1));
+    let family = live.keep(None, family(&clock, 1, false)).expect("live");
+    let mut told = Vec::new();
+    for second in 1..=130 {
+        time.forward(Duration::from_secs(1));
+        still.look(&store, &clock, &mut known).await;
+        told.push((second, family.is_fresh(clock.now(), &still), family.survives(clock.now(), &still)));
+    }
+    assert!(told.iter().all(|(second, fresh, _)| *fresh == (*second < 60)), "{told:?}");
+    // From when it could not be asked, though the store goes on saying that nothing was written.
+    assert!(told.iter().all(|(second, _, survives)| *survives == (*second < 120)), "{told:?}");
+    // A clock that was ahead for a moment has found nothing.
+    time.back(Duration::from_secs(100));
+    assert!(!family.is_fresh(clock.now(), &still));
 }
 
 #[test]
