@@ -194,7 +194,7 @@ fn endpoint(uri: &HeaderValue, mark: Option<Mark>, changes: &[u8]) {
     let (keys, url) = (&world().keys, world().resources[0].url());
     let (ours, theirs) = (Binding::new(keys, url, 42), Binding::new(keys, url, 43));
     let Ok(text) = uri.to_str() else { return };
-    let endpoints = ours.endpoints(&target("http://127.0.0.1:9000/sse"), mark, "/mcp").expect("a base");
+    let endpoints = ours.endpoints(&target("http://127.0.0.1:9000/sse"), mark, "/mcp");
     let Some(ours_now) = endpoints.rewrite(text) else { return };
     let sealed = ours_now.strip_prefix("/mcp?endpoint=").expect("our path");
     let there = Url::parse("http://127.0.0.1:9000/sse").and_then(|base| base.join(text)).expect("it was");

@@ -177,7 +177,7 @@ impl Upstream {
         home: Home,
         (mut head, arrival): (Head, Arrival),
         seal: impl FnOnce(&HeaderValue) -> Option<HeaderValue>,
-        endpoints: Option<impl FnOnce() -> Option<Endpoints>>,
+        endpoints: Option<impl FnOnce() -> Endpoints>,
     ) -> Result<Response<Answer>, Failure> {
         match head.status.as_u16() {
             // Passed on it would tell the client to log in again, and again: it is between us and the upstream.
@@ -205,7 +205,7 @@ impl Upstream {
         // Events that are all there, as most tools answer, are no stream. The legacy endpoint comes in answers to GET.
         let answer = if is_sse && (endpoints.is_some() || !arrival.is_whole()) {
             headers.remove(header::CONTENT_LENGTH);
-            let endpoints = endpoints.and_then(|endpoints| endpoints());
+            let endpoints = endpoints.map(|endpoints| endpoints());
             Answer::events(arrival, home, sse::Stream::new(endpoints, permit.watch(), keep_alive, recheck))
         } else {
             Answer::plain(arrival, home, permit.watch(), recheck)

@@ -4,6 +4,8 @@
 //! transport asks (404). Where there are replicas, it says which of them it is from, under the same MAC. MCP security
 //! best practices, session hijacking.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::uri::PathAndQuery;
@@ -20,16 +22,19 @@ pub const HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
 
 /// Seals and opens for one person at one resource.
 pub struct Binding<'a> {
-    keys: &'a KeyRing,
+    keys: &'a Arc<KeyRing>,
     resource: &'a str,
     person: u64,
 }
 
-/// Rewrites the endpoint events of one stream.
+/// Rewrites the endpoint events of one stream; of which there are many, so what they share is shared.
 pub struct Endpoints {
-    base: Url,
-    path: String,
-    seal: Box<dyn Fn(&str) -> String + Send + Sync>,
+    base: Arc<Url>,
+    keys: Arc<KeyRing>,
+    resource: Box<str>,
+    path: Box<str>,
+    person: u64,
+    mark: Option<Mark>,
 }
 
 /// What a client may use, and the replica that it is from, if that was said.
@@ -44,7 +49,7 @@ pub struct Opened<T> {
 pub struct Foreign;
 
 impl<'a> Binding<'a> {
-    pub fn new(keys: &'a KeyRing, resource: &'a str, person: u64) -> Self {
+    pub fn new(keys: &'a Arc<KeyRing>, resource: &'a str, person: u64) -> Self {
         Binding { keys, resource, person }
     }
 
@@ -90,15 +95,9 @@ impl<'a> Binding<'a> {
     }
 
     /// A rewriter for the endpoint events of this person's stream, published at `path`.
-    pub fn endpoints(&self, target: &Target, mark: Option<Mark>, path: &str) -> Option<Endpoints> {
-        let base = Url::parse(&format!("{}{}", target.origin(), target.path())).ok()?;
-        let (keys, resource, person) = (self.keys.clone(), self.resource.to_owned(), self.person);
-        let seal = move |upstream_path: &str| {
-            let binding = Binding { keys: &keys, resource: &resource, person };
-            let sealed = binding.seal(ENDPOINT, upstream_path, mark);
-            URL_SAFE_NO_PAD.encode([&sealed, upstream_path.as_bytes()].concat())
-        };
-        Some(Endpoints { base, path: path.to_owned(), seal: Box::new(seal) })
+    pub fn endpoints(&self, target: &Target, mark: Option<Mark>, path: &str) -> Endpoints {
+        let (base, keys, person) = (target.url().clone(), self.keys.clone(), self.person);
+        Endpoints { base, keys, resource: self.resource.into(), path: path.into(), person, mark }
     }
 
     /// Key id, tag, and the mark if there is one.
@@ -134,7 +133,10 @@ impl Endpoints {
     pub fn rewrite(&self, uri: &str) -> Option<String> {
         let there = self.base.join(uri.trim()).ok().filter(|there| there.origin() == self.base.origin())?;
         let upstream_path = &there[url::Position::BeforePath..url::Position::AfterQuery];
-        Some(format!("{}?{}{}", self.path, super::ENDPOINT_QUERY, (self.seal)(upstream_path)))
+        let binding = Binding::new(&self.keys, &self.resource, self.person);
+        let sealed = binding.seal(ENDPOINT, upstream_path, self.mark);
+        let sealed = URL_SAFE_NO_PAD.encode([&sealed, upstream_path.as_bytes()].concat());
+        Some(format!("{}?{}{sealed}", self.path, super::ENDPOINT_QUERY))
     }
 }
 

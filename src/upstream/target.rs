@@ -7,6 +7,7 @@ use http::{HeaderValue, Uri};
 use rustls::pki_types::ServerName;
 use sha2::{Digest, Sha256};
 use tokio_rustls::TlsConnector;
+use url::Url;
 
 /// Where an upstream is.
 pub struct Target {
@@ -16,6 +17,7 @@ pub struct Target {
     origin: String,
     path: PathAndQuery,
     digest: [u8; 32],
+    url: Arc<Url>,
     pub(super) tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
@@ -51,6 +53,7 @@ impl Target {
             host_header: HeaderValue::from_str(authority.as_str()).map_err(|_| TargetError::NotAbsolute)?,
             origin: format!("{scheme}://{authority}"),
             digest: Sha256::digest(uri.to_string()).into(),
+            url: Arc::new(Url::parse(&uri.to_string()).map_err(|_| TargetError::NotAbsolute)?),
             path: uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
             host,
             tls,
@@ -65,6 +68,11 @@ impl Target {
     /// `scheme://host[:port]`.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// Its URL, against which what it names is resolved.
+    pub fn url(&self) -> &Arc<Url> {
+        &self.url
     }
 
     /// The SHA-256 of its URL, which tells it from others in every process.

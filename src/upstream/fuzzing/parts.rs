@@ -70,7 +70,7 @@ impl Way {
     /// A stream with nothing passed on yet; what comes first may name the legacy endpoint in one that was asked for.
     pub fn stream(&self, was_asked_for: bool) -> Stream {
         let endpoints = || self.binding().endpoints(&self.target, None, self.permit.resource().path());
-        let endpoints = was_asked_for.then(endpoints).flatten();
+        let endpoints = was_asked_for.then(endpoints);
         let _timers = self.runtime.enter();
         Stream::new(endpoints, self.permit.watch(), MINUTE, MINUTE)
     }

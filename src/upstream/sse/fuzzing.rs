@@ -32,7 +32,7 @@ fn pieces<'a>(mut stream: &'a [u8], sizes: &[u8]) -> Vec<&'a [u8]> {
 
 fn endpoints() -> Endpoints {
     let binding = Binding::new(&world().keys, world().resources[0].url(), 42);
-    binding.endpoints(&target("http://127.0.0.1:9000/sse"), None, "/mcp").expect("a base")
+    binding.endpoints(&target("http://127.0.0.1:9000/sse"), None, "/mcp")
 }
 
 fn passed(pieces: &[&[u8]]) -> Result<Vec<u8>, Cut> {

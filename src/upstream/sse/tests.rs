@@ -1,17 +1,19 @@
+use std::sync::Arc;
+
 use super::*;
 use crate::seal::{KeyRing, MasterKey};
 use crate::upstream::session::Binding;
 use crate::upstream::target::Target;
 
-fn keys() -> KeyRing {
-    KeyRing::new(&[MasterKey::new(Box::new([1; 32]))]).expect("one key")
+fn keys() -> Arc<KeyRing> {
+    Arc::new(KeyRing::new(&[MasterKey::new(Box::new([1; 32]))]).expect("one key"))
 }
 
 fn rewriter() -> Rewriter {
     let uri = "http://127.0.0.1:9000/sse".parse().expect("a URL");
     let target = Target::new(&uri, || unreachable!("no TLS")).expect("valid");
     let (keys, resource) = (keys(), "https://p.test/legacy");
-    Rewriter::new(Binding::new(&keys, resource, 42).endpoints(&target, None, "/legacy").expect("a base"))
+    Rewriter::new(Binding::new(&keys, resource, 42).endpoints(&target, None, "/legacy"))
 }
 
 /// Feeds the text in pieces of every size and returns what came out, which must not depend on the size.
