@@ -94,8 +94,8 @@ struct Costs {
     /// (`a_silent_stream`)
     #[arg(long, default_value_t = 7.0)]
     stream_micros: f64,
-    /// Memory of a silent stream, in KiB (`a_silent_stream`, and `idle_streams` of tests/attacks)
-    #[arg(long, default_value_t = 39.0)]
+    /// Memory of a silent stream, in KiB (`benches/proxy/run --only sse`)
+    #[arg(long, default_value_t = 4.0)]
     stream_kib: f64,
     /// Memory of a family in the gate's cache, in bytes (`a_hundred_thousand`)
     #[arg(long, default_value_t = 280.0)]
