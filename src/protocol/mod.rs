@@ -3,6 +3,7 @@
 //! Pure: no IO, no clock, no HTTP server, nothing of ours above it.
 
 pub mod client;
+pub mod connection;
 pub mod error;
 pub mod family;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use http::header::{CONNECTION, EXPECT};
-use http::{HeaderMap, Request, Response, Version};
+use http::header::EXPECT;
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,6 +28,7 @@ use super::listener::{MAX_HEAD, PARTING};
 use super::relay::{self, Relay};
 use super::seats::Seated;
 use super::sniff::Sniffed;
+use crate::protocol::connection;
 use crate::upstream;
 
 /// Why a connection ended early.
@@ -116,7 +117,7 @@ where
             let response = answered(server, peer, request, open, draining).await;
             match wish.filter(|_| response.body().is_events() && !desk.is_blocked()) {
                 Some(wish) => {
-                    let closes = wish.closes || says_close(response.headers());
+                    let closes = wish.closes || connection::lists(response.headers(), "close");
                     desk.put(Stream { response, closes });
                     pending().await
                 }
@@ -128,7 +129,7 @@ where
     // At most 100 headers: hyper's own default, kept because setting it costs an allocation per request.
     builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD);
     let io = Watched { io, desk: desk.clone() };
-    let mut connection = builder.serve_connection(TokioIo::new(io), service);
+    let mut served = builder.serve_connection(TokioIo::new(io), service);
     // Unconstrained: it is not polled again until there is reason, so it must not be put off.
     let mut leave = pin!(unconstrained(async {
         tokio::select! {
@@ -150,15 +151,15 @@ where
                 return Poll::Ready(Ok(None));
             }
             is_leaving = true;
-            Pin::new(&mut connection).graceful_shutdown();
+            Pin::new(&mut served).graceful_shutdown();
         }
-        match Pin::new(&mut connection).poll(context) {
+        match Pin::new(&mut served).poll(context) {
             Poll::Ready(outcome) => Poll::Ready(outcome.map(|()| None)),
             Poll::Pending => desk.take().map_or(Poll::Pending, |stream| Poll::Ready(Ok(Some(stream)))),
         }
     });
     let Some(stream) = stream.await? else { return Ok(None) };
-    let parts = connection.into_parts();
+    let parts = served.into_parts();
     let mut io = parts.io.into_inner().io;
     io.put_back(&parts.read_buf);
     Ok(Some(Streaming::new(io, stream, current)))
@@ -176,7 +177,7 @@ impl Wish {
     fn of(request: &Request<Incoming>) -> Option<Self> {
         let is_done = upstream::is_read_whole(request.method(), request.body());
         let may = request.version() == Version::HTTP_11 && is_done && !request.headers().contains_key(EXPECT);
-        may.then(|| Wish { closes: says_close(request.headers()) })
+        may.then(|| Wish { closes: connection::lists(request.headers(), "close") })
     }
 }
 
@@ -190,7 +191,6 @@ struct Stream {
 #[derive(Default)]
 struct Desk {
     stream: Mutex<Option<Stream>>,
-    is_taken_up: AtomicBool,
     /// The client has not taken all that hyper wrote.
     is_blocked: AtomicBool,
 }
@@ -198,14 +198,9 @@ struct Desk {
 impl Desk {
     fn put(&self, stream: Stream) {
         *self.lock() = Some(stream);
-        self.is_taken_up.store(true, Ordering::Relaxed);
     }
 
     fn take(&self) -> Option<Stream> {
-        // Asked at every turn of a connection, and nearly always in vain.
-        if !self.is_taken_up.load(Ordering::Relaxed) {
-            return None;
-        }
         self.lock().take()
     }
 
@@ -273,13 +268,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
     }
-}
-
-/// RFC 9112 §9.6.
-fn says_close(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(CONNECTION).iter();
-    let mut options = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Which headers pass, in both directions, each in one pass over the map.
+//! Which headers pass, in both directions.
 //!
 //! Towards the upstream an allow-list, so that nothing a client invents is believed there; towards the client
 //! a deny-list, because the proxy's origin belongs to the proxy. RFC 9110 §7.6.1, §7.6.3; RFC 9700 §4.13.
@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use super::http1::Message;
 use super::session;
 use crate::gate::Permit;
+use crate::protocol::connection;
 use crate::protocol::injection::poses_as;
 
 /// Adds the headers of the request to the upstream to its request line and Host.
@@ -20,7 +21,7 @@ pub fn request(
 ) {
     let belongs_to_connection = incoming.contains_key(header::CONNECTION);
     for (name, value) in incoming {
-        let named = || belongs_to_connection && is_named_by_connection(incoming, name);
+        let named = || belongs_to_connection && connection::lists(incoming, name.as_str());
         let poses = || permit.injected_names().any(|injected| poses_as(name.as_str(), injected.as_str()));
         if is_forwarded(name, method) && !named() && !poses() {
             out.header(name.as_str(), value.as_bytes());
@@ -37,9 +38,9 @@ pub fn request(
 
 /// The head of the answer to the client: what must not pass is taken out, and our own words are put in.
 pub fn response(mut headers: HeaderMap, permit: &Permit) -> HeaderMap {
-    let connection: Vec<HeaderValue> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    let belongs_to_connection = headers.contains_key(header::CONNECTION);
     let is_withheld = |name: &HeaderName, value: &HeaderValue| {
-        let named = || connection.iter().any(|values| lists(values, name));
+        let named = || belongs_to_connection && connection::lists(&headers, name.as_str());
         let echoed = || permit.injected_names().any(|injected| poses_as(name.as_str(), injected.as_str()));
         is_withheld(name) || named() || echoed() || permit.is_given_away_by(value)
     };
@@ -70,16 +71,6 @@ fn is_forwarded(name: &HeaderName, method: &Method) -> bool {
 
 fn is_withheld(name: &HeaderName) -> bool {
     WITHHELD.contains(&name.as_str()) || name.as_str().starts_with("access-control-")
-}
-
-/// RFC 9110 §7.6.1: what Connection names belongs to the connection.
-fn is_named_by_connection(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers.get_all(header::CONNECTION).iter().any(|value| lists(value, name))
-}
-
-fn lists(value: &HeaderValue, name: &HeaderName) -> bool {
-    let options = value.as_bytes().split(|byte| *byte == b',');
-    options.map(<[u8]>::trim_ascii).any(|option| option.eq_ignore_ascii_case(name.as_str().as_bytes()))
 }
 
 /// Whether a shared cache could keep one person's answer for another. RFC 9111 §3.5 lets it keep answers to

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::framing::Framing;
+use crate::protocol::connection;
 
 /// What no upstream should say; in words for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +61,7 @@ pub fn read(bytes: &[u8]) -> Result<Read, Odd> {
     let headers = headers(&bytes[..length], response.headers)?;
     let is_current = response.version == Some(1);
     let framing = framing(status, is_current, &headers)?;
-    let keeps = is_current && framing != Framing::UntilClose && !says_close(&headers);
+    let keeps = is_current && framing != Framing::UntilClose && !connection::lists(&headers, "close");
     Ok(Read::Final(Head { status, headers, framing, keeps }, length))
 }
 
@@ -109,12 +110,6 @@ fn framing(status: StatusCode, is_current: bool, headers: &HeaderMap) -> Result<
 fn number(value: &HeaderValue) -> Option<u64> {
     let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     text.parse().ok()
-}
-
-fn says_close(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::CONNECTION).iter();
-    let mut options = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
 }
 
 /// Headers that are added on the way to the client: room for them costs less now than then.
