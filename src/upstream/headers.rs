@@ -19,7 +19,7 @@ pub fn request(
     session: Option<&HeaderValue>,
     method: &Method,
 ) {
-    let belongs_to_connection = incoming.contains_key(header::CONNECTION);
+    let belongs_to_connection = connection::names_fields(incoming);
     for (name, value) in incoming {
         let named = || belongs_to_connection && connection::lists(incoming, name.as_str());
         let poses = || permit.injected_names().any(|injected| poses_as(name.as_str(), injected.as_str()));
@@ -38,7 +38,7 @@ pub fn request(
 
 /// The head of the answer to the client: what must not pass is taken out, and our own words are put in.
 pub fn response(mut headers: HeaderMap, permit: &Permit) -> HeaderMap {
-    let belongs_to_connection = headers.contains_key(header::CONNECTION);
+    let belongs_to_connection = connection::names_fields(&headers);
     let is_withheld = |name: &HeaderName, value: &HeaderValue| {
         let named = || belongs_to_connection && connection::lists(&headers, name.as_str());
         let echoed = || permit.injected_names().any(|injected| poses_as(name.as_str(), injected.as_str()));
@@ -64,19 +64,20 @@ fn is_forwarded(name: &HeaderName, method: &Method) -> bool {
     let name = name.as_str();
     // A GET opens an event stream, which we must be able to read for the legacy endpoint.
     let encoding = name == "accept-encoding" && method != Method::GET;
-    encoding
-        || FORWARDED.contains(&name)
-        || (name.starts_with("mcp-") && !poses_as(name, session::HEADER.as_str()))
+    encoding || FORWARDED.has(name) || (name.starts_with("mcp-") && !poses_as(name, session::HEADER.as_str()))
 }
 
 fn is_withheld(name: &HeaderName) -> bool {
-    WITHHELD.contains(&name.as_str()) || name.as_str().starts_with("access-control-")
+    WITHHELD.has(name.as_str()) || name.as_str().starts_with("access-control-")
 }
 
 /// Whether a shared cache could keep one person's answer for another. RFC 9111 §3.5 lets it keep answers to
 /// authorized requests for several reasons, and caches at the edge find more: only a plain word to the
 /// contrary counts.
 fn is_shareable(headers: &HeaderMap) -> bool {
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        return true;
+    }
     let values = headers.get_all(header::CACHE_CONTROL).iter();
     let text = values.map(|value| value.to_str().unwrap_or("public")).collect::<Vec<_>>().join(",");
     let says = |word: &str| {
@@ -89,7 +90,31 @@ fn is_shareable(headers: &HeaderMap) -> bool {
     !kept_private || says("public") || says("s-maxage")
 }
 
-const FORWARDED: [&str; 16] = [
+/// Names that each header is compared with. Most are of another length than all of them.
+struct Names<const N: usize> {
+    names: [&'static str; N],
+    /// A bit for each length.
+    lengths: u64,
+}
+
+impl<const N: usize> Names<N> {
+    /// Each has less than 64 letters.
+    const fn of(names: [&'static str; N]) -> Self {
+        let (mut lengths, mut at) = (0, 0);
+        while at < N {
+            lengths |= 1 << names[at].len();
+            at += 1;
+        }
+        Names { names, lengths }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        let is_of_a_length = name.len() < 64 && self.lengths >> name.len() & 1 == 1;
+        is_of_a_length && self.names.contains(&name)
+    }
+}
+
+const FORWARDED: Names<16> = Names::of([
     "accept",
     "accept-language",
     "baggage",
@@ -106,10 +131,10 @@ const FORWARDED: [&str; 16] = [
     "user-agent",
     "x-correlation-id",
     "x-request-id",
-];
+]);
 
 /// Hop-by-hop headers, what would speak for our origin, and what commands the web server in front of us.
-const WITHHELD: [&str; 31] = [
+const WITHHELD: Names<31> = Names::of([
     "alt-svc",
     "cdn-cache-control",
     "clear-site-data",
@@ -141,4 +166,4 @@ const WITHHELD: [&str; 31] = [
     "x-accel-redirect",
     "x-lighttpd-send-file",
     "x-sendfile",
-];
+]);
