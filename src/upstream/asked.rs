@@ -1,7 +1,7 @@
 //! What a request asks for at the upstream, whichever replica that will be.
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, request};
+use http::{HeaderValue, Request};
 
 use super::Failure;
 use super::replicas::{Mark, Replicas, Way};
@@ -25,10 +25,10 @@ enum Path {
 
 impl Asked {
     /// What the client sent, as far as it is this person's.
-    pub fn read(parts: &request::Parts, binding: &Binding<'_>) -> Result<Self, Failure> {
-        let session = binding.open_session(&parts.headers).map_err(|_| Failure::UnknownSession)?;
-        let sealed = session.as_ref().and(parts.headers.get(session::HEADER).cloned());
-        let query = parts.uri.query().unwrap_or_default();
+    pub fn read<B>(request: &Request<B>, binding: &Binding<'_>) -> Result<Self, Failure> {
+        let session = binding.open_session(request.headers()).map_err(|_| Failure::UnknownSession)?;
+        let sealed = session.as_ref().and(request.headers().get(session::HEADER)).and_then(copied);
+        let query = request.uri().query().unwrap_or_default();
         if let Some(text) = query.strip_prefix(super::ENDPOINT_QUERY) {
             let endpoint = binding.open_endpoint(text).ok_or(Failure::UnknownSession)?;
             return Ok(Asked { path: Path::Endpoint(endpoint), session, sealed });
@@ -75,6 +75,11 @@ impl Asked {
             (Path::Own(_), None) => replicas.anywhere(),
         }
     }
+}
+
+/// The same value, which does not hold up what was read from the client.
+fn copied(value: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(value.as_bytes()).ok()
 }
 
 /// Whether a pair of a query is an access token, however its name is spelt.

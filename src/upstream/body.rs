@@ -1,12 +1,13 @@
 //! Bodies in both directions. Frames are passed on as they come; nothing is kept between two polls.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::{info, warn};
@@ -18,80 +19,100 @@ use crate::gate::PermitWatch;
 
 /// The body of a request to the upstream.
 pub enum RequestBody {
-    /// Small, and all there.
-    Whole(Option<Bytes>),
-    /// Passed on while it arrives; `left` bytes may still come, `frames` have come.
-    Streaming { body: Incoming, knows_its_end: bool, left: u64, frames: Arc<AtomicU64>, patience: Patience },
+    /// Small, and all there; empty once it stands in the message.
+    Whole(Bytes),
+    /// Passed on while it arrives. Boxed, as everything that is rare.
+    Streaming(Box<Streaming>),
+}
+
+/// A body that is passed on while it arrives.
+pub struct Streaming {
+    pub body: Inbound<Incoming>,
+    /// How many pieces have passed.
+    progress: Arc<AtomicU64>,
+}
+
+/// A client's body, held to what is allowed.
+pub struct Inbound<B> {
+    body: B,
+    knows_its_end: bool,
+    /// How many bytes may still come.
+    left: u64,
+    patience: Patience,
 }
 
 impl RequestBody {
-    /// `knows_its_end`: whether the body can tell its end from an early one: by its length, or in HTTP/2.
-    pub fn streaming(body: Incoming, knows_its_end: bool, max: u64, patience: Duration) -> Self {
-        let (frames, patience) = (Arc::default(), Patience::new(patience));
-        RequestBody::Streaming { body, knows_its_end, left: max, frames, patience }
+    pub fn streaming(body: Inbound<Incoming>) -> Self {
+        RequestBody::Streaming(Box::new(Streaming { body, progress: Arc::default() }))
     }
 
-    /// Tells how many frames have passed, of a body that takes its time.
+    /// Tells how many pieces have passed, of a body that takes its time.
     pub fn progress(&self) -> Option<Arc<AtomicU64>> {
         match self {
             RequestBody::Whole(_) => None,
-            RequestBody::Streaming { frames, .. } => Some(frames.clone()),
+            RequestBody::Streaming(streaming) => Some(streaming.progress.clone()),
         }
     }
 
-    /// All of it, where it is all there.
-    pub fn whole(&self) -> Option<&[u8]> {
-        match self {
-            RequestBody::Whole(bytes) => Some(bytes.as_deref().unwrap_or_default()),
-            RequestBody::Streaming { .. } => None,
-        }
+    /// Whether it is all there.
+    pub fn is_whole(&self) -> bool {
+        matches!(self, RequestBody::Whole(_))
     }
 }
 
-impl Body for RequestBody {
-    type Data = Bytes;
-    type Error = BodyTrouble;
+impl Streaming {
+    /// The next piece; `None` at its end.
+    pub fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyTrouble>>> {
+        let polled = self.body.poll_data(context);
+        if matches!(polled, Poll::Ready(Some(Ok(_)))) {
+            self.progress.fetch_add(1, Ordering::Relaxed);
+        }
+        polled
+    }
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let (body, knows_its_end, left, frames, patience) = match self.get_mut() {
-            RequestBody::Whole(bytes) => {
-                return Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))));
-            }
-            RequestBody::Streaming { body, knows_its_end, left, frames, patience } => {
-                (body, *knows_its_end, left, frames, patience)
-            }
+    /// How long it is, if that was said.
+    pub fn length(&self) -> Option<u64> {
+        self.body.body.size_hint().exact()
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Inbound<B> {
+    /// `knows_its_end`: whether the body can tell its end from an early one: by its length, or in HTTP/2.
+    pub fn new(body: B, knows_its_end: bool, max: u64, patience: Duration) -> Self {
+        Inbound { body, knows_its_end, left: max, patience: Patience::new(patience) }
+    }
+
+    /// All of it: one piece, nearly always, which is taken as it is.
+    pub async fn whole(mut self) -> Result<Bytes, BodyTrouble> {
+        let Some(first) = poll_fn(|context| self.poll_data(context)).await.transpose()? else {
+            return Ok(Bytes::new());
         };
-        let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(context) else {
-            return patience.poll_end(context).map(|()| Some(Err(BodyTrouble::TooSlow)));
+        if self.body.is_end_stream() {
+            return Ok(first);
+        }
+        let mut all = BytesMut::from(first);
+        while let Some(next) = poll_fn(|context| self.poll_data(context)).await.transpose()? {
+            all.extend_from_slice(&next);
+        }
+        Ok(all.freeze())
+    }
+
+    fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyTrouble>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
+            return self.patience.poll_end(context).map(|()| Some(Err(BodyTrouble::TooSlow)));
         };
         match frame.transpose().map_err(|_| BodyTrouble::Cut)?.map(Frame::into_data) {
             Some(Ok(data)) => {
-                patience.earn(data.len());
-                *left = left.checked_sub(data.len() as u64).ok_or(BodyTrouble::TooLarge)?;
-                frames.fetch_add(1, Ordering::Relaxed);
-                Poll::Ready(Some(Ok(Frame::data(data))))
+                self.patience.earn(data.len());
+                self.left = self.left.checked_sub(data.len() as u64).ok_or(BodyTrouble::TooLarge)?;
+                Poll::Ready(Some(Ok(data)))
             }
             // A client may reset its stream without giving an error as the reason (RFC 9113 §8.1), and hyper ends the body.
-            None if knows_its_end && !body.is_end_stream() => Poll::Ready(Some(Err(BodyTrouble::Cut))),
+            None if self.knows_its_end && !self.body.is_end_stream() => {
+                Poll::Ready(Some(Err(BodyTrouble::Cut)))
+            }
             // Trailers never become headers, so they go nowhere.
             Some(Err(_)) | None => Poll::Ready(None),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            RequestBody::Whole(bytes) => bytes.is_none(),
-            RequestBody::Streaming { body, .. } => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
-            RequestBody::Streaming { body, .. } => body.size_hint(),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, header};
 use tokio::time::error::Elapsed;
@@ -13,7 +14,7 @@ use tokio::time::timeout;
 
 use super::asked::Asked;
 use super::body::RequestBody;
-use super::http1::{Answered, Arrival, Head, Message, Trouble};
+use super::http1::{Answered, Head, Message, Trouble};
 use super::pool::SendError;
 use super::replicas::Way;
 use super::target::Target;
@@ -30,10 +31,14 @@ pub struct Delivery<'a> {
 
 impl<'a> Delivery<'a> {
     /// At the first replica of its way.
-    pub fn new(upstream: &'a Upstream, asked: &'a Asked, method: Method) -> Result<Self, Failure> {
+    pub fn new(upstream: &'a Upstream, asked: &'a Asked, method: &Method) -> Result<Self, Failure> {
         let way = asked.way(&upstream.replicas);
         let path = asked.path_at(&way.replica().target)?;
-        Ok(Delivery { upstream, asked, method, way, path })
+        Ok(Delivery { upstream, asked, method: method.clone(), way, path })
+    }
+
+    pub fn method(&self) -> &Method {
+        &self.method
     }
 
     /// The beginning of its message.
@@ -46,29 +51,38 @@ impl<'a> Delivery<'a> {
         mut self,
         message: Message,
         body: RequestBody,
-    ) -> Result<(Head, Arrival, Way<'a>), Failure> {
-        let may_follow = body.whole().is_some();
+    ) -> Result<(Box<Answered>, Way<'a>), Failure> {
+        let may_follow = body.is_whole();
         let mut next = Some((message, body));
         for _ in 0..=MAX_REDIRECTS {
             let Some((message, body)) = next.take() else { return Err(Failure::Redirect(307)) };
-            let Answered { head, mut arrival, message } = self.exchange(message, body).await?;
-            if !matches!(head.status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
-                return Ok((head, arrival, self.way));
+            let answered = self.exchange(message, body).await?;
+            if !matches!(
+                answered.head.status,
+                StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+            ) {
+                return Ok((answered, self.way));
             }
+            let Answered { head, mut arrival, message } = *answered;
             self.path = self.redirected(&head).ok_or(Failure::Redirect(head.status.as_u16()))?;
             // The same connection leads there, if nothing more comes by it.
             arrival.free().into_iter().for_each(|io| self.way.replica().pool.home().take_back(io));
             let message = message.filter(|_| may_follow);
-            next = message
-                .map(|message| (message.redirected(&self.method, &self.path), RequestBody::Whole(None)));
+            next = message.map(|message| {
+                (message.redirected(&self.method, &self.path), RequestBody::Whole(Bytes::new()))
+            });
         }
         Err(Failure::Redirect(307))
     }
 
     /// What a replica never got goes to the next, and nothing else does.
-    async fn exchange(&mut self, mut message: Message, mut body: RequestBody) -> Result<Answered, Failure> {
+    async fn exchange(
+        &mut self,
+        mut message: Message,
+        mut body: RequestBody,
+    ) -> Result<Box<Answered>, Failure> {
         loop {
-            let (is_whole, answers) = (body.whole().is_some(), self.way.answers());
+            let (is_whole, answers) = (body.is_whole(), self.way.answers());
             match self.sent(message, body).await {
                 Ok(Ok(answer)) => {
                     self.way.answered();
@@ -104,7 +118,7 @@ impl<'a> Delivery<'a> {
         &self,
         message: Message,
         body: RequestBody,
-    ) -> Result<Result<Answered, SendError>, Elapsed> {
+    ) -> Result<Result<Box<Answered>, SendError>, Elapsed> {
         let Settings { connect_timeout, response_timeout, .. } = self.upstream.settings;
         let (replica, progress) = (self.way.replica(), body.progress());
         let sent = pin!(replica.pool.send(&replica.target, connect_timeout, &self.method, (message, body)));

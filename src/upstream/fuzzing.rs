@@ -4,6 +4,7 @@ pub(crate) mod parts;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
 use url::Url;
@@ -46,9 +47,8 @@ fn injections(list: &[(&str, &str)]) -> Vec<Injection> {
 fn path(request: &Request<()>) {
     let (world, target) = (world(), target("http://127.0.0.1:9000/up?tenant=1"));
     let binding = Binding::new(&world.keys, world.resources[0].url(), 42);
-    let (parts, ()) = request.clone().into_parts();
-    let query = parts.uri.query().unwrap_or_default();
-    let Ok(asked) = Asked::read(&parts, &binding) else { return };
+    let query = request.uri().query().unwrap_or_default();
+    let Ok(asked) = Asked::read(request, &binding) else { return };
     let path = asked.path_at(&target).expect("a path");
     assert!(!query.starts_with(super::ENDPOINT_QUERY), "nothing here was sealed");
     let mut pairs = path.as_str().strip_prefix("/up?tenant=1").expect("the configured path").split('&');
@@ -71,7 +71,7 @@ pub(super) fn towards_the_upstream(headers: &HeaderMap, method: &Method, permit:
     let target = target("http://127.0.0.1:9000/up");
     let mut message = Message::to(method, target.path(), target.host());
     headers::request(&mut message, headers, permit, None, method);
-    message.end(method, &RequestBody::Whole(None));
+    message.end(method, &mut RequestBody::Whole(Bytes::new()));
     let mut out = read(message.bytes(), method);
     // The framing is ours and only there where it says something.
     let length = out.remove(header::CONTENT_LENGTH);

@@ -21,8 +21,8 @@ mod target;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
-use http_body_util::BodyExt;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::{Body as _, Incoming};
 use tracing::warn;
 
@@ -33,9 +33,9 @@ use crate::telemetry::call::Call;
 use crate::telemetry::metrics::Ejected;
 use asked::Asked;
 pub use body::{Answer, Broken};
-use body::{BodyTrouble, RequestBody};
+use body::{BodyTrouble, Inbound, RequestBody};
 use delivery::Delivery;
-use http1::{Arrival, Head, Trouble};
+use http1::{Answered, Trouble};
 use pool::Home;
 pub use pool::tidy;
 use replicas::Replicas;
@@ -104,50 +104,58 @@ impl Upstream {
     pub async fn forward(
         &self,
         permit: Permit,
-        request: Box<Request<Incoming>>,
+        mut request: Box<Request<Incoming>>,
         calls: Option<&mut Vec<Call>>,
     ) -> Result<Response<Answer>, Failure> {
-        let (parts, body) = request.into_parts();
         let binding = Binding::new(&self.keys, permit.resource().url(), permit.person());
-        let asked = Asked::read(&parts, &binding)?;
-        let body = self.body(&parts, body).await?;
-        let delivery = Delivery::new(self, &asked, parts.method.clone())?;
+        let asked = Asked::read(&request, &binding)?;
+        let whole = self.whole(&mut request).await?;
+        let (delivery, is_get) =
+            (Delivery::new(self, &asked, request.method())?, request.method() == Method::GET);
         let mut message = delivery.message();
-        headers::request(&mut message, &parts.headers, &permit, asked.session(), &parts.method);
-        message.end(&parts.method, &body);
-        if let Some(calls) = calls.filter(|_| parts.method == Method::POST) {
-            *calls = body.whole().map_or_else(|| vec![named_call(&parts.headers)], Call::read);
+        headers::request(&mut message, request.headers(), &permit, asked.session(), request.method());
+        if let Some(calls) = calls.filter(|_| request.method() == Method::POST) {
+            *calls = whole.as_deref().map_or_else(|| vec![named_call(request.headers())], Call::read);
         }
         // An answer may take its time: what is not needed any more is not kept for so long.
-        let is_get = parts.method == Method::GET;
-        drop(parts);
-        let (head, arrival, way) = delivery.answered(message, body).await?;
+        let mut body = match whole {
+            Some(whole) => {
+                drop(request);
+                RequestBody::Whole(whole)
+            }
+            None => self.streaming(*request),
+        };
+        message.end(delivery.method(), &mut body);
+        let (answered, way) = delivery.answered(message, body).await?;
         let seal = |id: &HeaderValue| asked.sealed(&binding, id, way.mark());
         let endpoints = || binding.endpoints(&way.replica().target, way.mark(), permit.resource().path());
         let endpoints = is_get.then_some(endpoints);
-        self.answer(&permit, way.replica().pool.home(), (head, arrival), seal, endpoints)
+        self.answer(&permit, way.replica().pool.home(), *answered, seal, endpoints)
     }
 
-    /// Small bodies are taken whole (they leave in one piece and survive a redirect), large ones stream.
-    async fn body(&self, parts: &request::Parts, body: Incoming) -> Result<RequestBody, Failure> {
-        let length = body.size_hint().exact();
-        if length.is_some_and(|length| length > self.settings.max_body) {
-            return Err(Failure::BodyTooLarge(self.settings.max_body));
+    /// Small bodies are taken whole: they leave in one piece and survive a redirect. `None` says that one is to stream.
+    async fn whole(&self, request: &mut Request<Incoming>) -> Result<Option<Bytes>, Failure> {
+        let Settings { max_body, body_timeout, .. } = self.settings;
+        let length = request.body().size_hint().exact();
+        if length.is_some_and(|length| length > max_body) {
+            return Err(Failure::BodyTooLarge(max_body));
         }
-        if body.is_end_stream() || parts.method == Method::GET {
-            return Ok(RequestBody::Whole(None));
+        if request.body().is_end_stream() || request.method() == Method::GET {
+            return Ok(Some(Bytes::new()));
         }
-        let is_small = is_read_whole(&parts.method, &body);
-        let knows_its_end = length.is_some() || parts.version == Version::HTTP_2;
-        let arriving =
-            RequestBody::streaming(body, knows_its_end, self.settings.max_body, self.settings.body_timeout);
-        if !is_small {
-            return Ok(arriving);
+        if !is_read_whole(request.method(), request.body()) {
+            return Ok(None);
         }
-        match arriving.collect().await {
-            Ok(whole) => Ok(RequestBody::Whole(Some(whole.to_bytes()).filter(|bytes| !bytes.is_empty()))),
-            Err(trouble) => Err(self.body_failure(trouble)),
-        }
+        let whole = Inbound::new(request.body_mut(), true, max_body, body_timeout).whole().await;
+        whole.map(Some).map_err(|trouble| self.body_failure(trouble))
+    }
+
+    /// A body that is passed on while it arrives.
+    fn streaming(&self, request: Request<Incoming>) -> RequestBody {
+        let Settings { max_body, body_timeout, .. } = self.settings;
+        let knows_its_end =
+            request.body().size_hint().exact().is_some() || request.version() == Version::HTTP_2;
+        RequestBody::streaming(Inbound::new(request.into_body(), knows_its_end, max_body, body_timeout))
     }
 
     fn failure(&self, trouble: Trouble) -> Failure {
@@ -175,7 +183,7 @@ impl Upstream {
         &self,
         permit: &Permit,
         home: Home,
-        (mut head, arrival): (Head, Arrival),
+        Answered { mut head, arrival, .. }: Answered,
         seal: impl FnOnce(&HeaderValue) -> Option<HeaderValue>,
         endpoints: Option<impl FnOnce() -> Endpoints>,
     ) -> Result<Response<Answer>, Failure> {
@@ -252,9 +260,9 @@ fn named_call(headers: &HeaderMap) -> Call {
 
 /// Events that we can read: a compressed stream passes as it is.
 fn is_plain_sse(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim();
-    let is_sse = kind.eq_ignore_ascii_case("text/event-stream");
+    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    let is_sse = kind.eq_ignore_ascii_case(b"text/event-stream");
     if is_sse && headers.get_all(header::CONTENT_ENCODING).iter().any(is_coding) {
         warn!("the upstream compresses an event stream: no keep-alive comments, no endpoint rewriting");
         return false;

@@ -88,7 +88,7 @@ impl Pool {
         connect_timeout: Duration,
         method: &Method,
         (mut message, mut body): (Message, RequestBody),
-    ) -> Result<Answered, SendError> {
+    ) -> Result<Box<Answered>, SendError> {
         while let Some(io) = self.idle() {
             match Exchange::new(io, message, body).answered().await {
                 Err(Trouble::Unsent(unsent, whole)) => (message, body) = (unsent, whole),

@@ -42,7 +42,7 @@ pub enum Cut {
 }
 
 impl Arrival {
-    /// With what came in one piece with the head; see [`Arrival::on`].
+    /// With what came in one piece with the head; see [`Arrival::comes_by`].
     pub(super) fn new(head: &Head, first: &[u8]) -> Self {
         let decoder = Decoder::new(head.framing);
         let mut content = Content { data: Bytes::new(), decoder, odd: None, keeps: head.keeps };
@@ -50,10 +50,9 @@ impl Arrival {
         Arrival { content, from: None, in_a_row: 0 }
     }
 
-    /// Arrives by the connection on which its request went out.
-    pub(super) fn on(mut self, io: Io, unsent: Option<Box<Sending>>) -> Self {
+    /// The rest comes by the connection on which its request went out.
+    pub(super) fn comes_by(&mut self, io: Io, unsent: Option<Box<Sending>>) {
         self.from = Some((io, unsent));
-        self
     }
 
     /// Whether all of the body is there already.

@@ -30,7 +30,7 @@ enum Progress {
     Stuck(io::Error),
 }
 
-/// The head of an answer, with what is still to come.
+/// The head of an answer, with what is still to come. Boxed wherever it goes: it goes through many hands.
 pub struct Answered {
     pub head: Head,
     pub arrival: Arrival,
@@ -52,14 +52,11 @@ pub enum Trouble {
     Body(BodyTrouble),
 }
 
-/// An answer that has begun.
-type Begun = Box<(Head, Arrival)>;
-
 /// What the bytes that were read came to.
 enum Seen {
     End,
     More,
-    Head(Begun),
+    Head(Box<Answered>),
 }
 
 impl Exchange {
@@ -77,15 +74,18 @@ impl Exchange {
     /// Sends the request and waits for the head of its answer; the body arrives with what this returns.
     ///
     /// Takes as long as it takes: the caller has the limit. Dropped before the end, the connection is closed.
-    pub async fn answered(mut self) -> Result<Answered, Trouble> {
-        let seen = poll_fn(|context| self.poll_head(context)).await?;
-        let Some(seen) = seen else { return Err(self.ended()) };
-        let (head, arrival) = *seen;
-        let (message, unsent) = match self.progress {
-            Progress::Sent => (Some(self.sending.into_parts().0), None),
-            Progress::Sending | Progress::Stuck(_) => (None, Some(Box::new(self.sending))),
+    pub async fn answered(mut self) -> Result<Box<Answered>, Trouble> {
+        let begun = poll_fn(|context| self.poll_head(context)).await?;
+        let Some(mut answered) = begun else { return Err(self.ended()) };
+        let unsent = match self.progress {
+            Progress::Sent => {
+                answered.message = Some(self.sending.into_parts().0);
+                None
+            }
+            Progress::Sending | Progress::Stuck(_) => Some(Box::new(self.sending)),
         };
-        Ok(Answered { head, arrival: arrival.on(self.io, unsent), message })
+        answered.arrival.comes_by(self.io, unsent);
+        Ok(answered)
     }
 
     /// The connection ended before an answer began.
@@ -100,7 +100,7 @@ impl Exchange {
         }
     }
 
-    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Begun>, Trouble>> {
+    fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Box<Answered>>, Trouble>> {
         if matches!(self.progress, Progress::Sending) {
             match self.sending.poll(&mut self.io, context) {
                 Poll::Ready(Ok(())) => self.progress = Progress::Sent,
@@ -162,7 +162,7 @@ fn head_in(mut bytes: &[u8], held: &mut Vec<u8>) -> Result<Seen, Odd> {
             Read::Interim(length) => bytes = &bytes[length..],
             Read::Final(head, length) => {
                 let arrival = Arrival::new(&head, &bytes[length..]);
-                return Ok(Seen::Head(Box::new((head, arrival))));
+                return Ok(Seen::Head(Box::new(Answered { head, arrival, message: None })));
             }
         }
     }

@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head::MAX_HEAD;
-use super::{Answered, Exchange, Io, Message, Trouble};
+use super::{Exchange, Io, Message, Trouble};
 use crate::gate::fuzzing::permit;
 use crate::upstream::body::RequestBody;
 use crate::upstream::fuzzing::towards_the_client;
@@ -81,17 +81,17 @@ impl Outcome {
 }
 
 fn ours(bytes: &[u8], cuts: &[u8], then: Then) -> Outcome {
-    let (method, nothing) = (Method::GET, RequestBody::Whole(None));
+    let (method, mut nothing) = (Method::GET, RequestBody::Whole(Bytes::new()));
     let (path, host) = (PathAndQuery::from_static("/up"), HeaderValue::from_static("up.test"));
     let mut message = Message::to(&method, &path, &host);
-    message.end(&method, &nothing);
+    message.end(&method, &mut nothing);
     let io = Io::Said(Box::new(Said::new(bytes, cuts, then)));
     let (head, mut arrival) = match drive(Exchange::new(io, message, nothing).answered()) {
         None => return Outcome::none(End::Open, String::new()),
         Some(Err(trouble)) => return Outcome::none(End::Broken, why(&trouble)),
-        Some(Ok(Answered { head, arrival, message })) => {
-            assert!(message.is_some(), "it was sent");
-            (head, arrival)
+        Some(Ok(answered)) => {
+            assert!(answered.message.is_some(), "it was sent");
+            (answered.head, answered.arrival)
         }
     };
     let mut outcome = Outcome::none(End::Open, String::new());

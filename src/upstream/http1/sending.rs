@@ -1,16 +1,14 @@
 //! A request on its way to an upstream: the head and a small body in one piece, a large body as it comes.
 
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
-use hyper::body::Body as _;
 
 use super::io::Io;
-use crate::upstream::body::{BodyTrouble, RequestBody};
+use crate::upstream::body::{BodyTrouble, RequestBody, Streaming};
 
 /// The head of a request, and all of its body if that is small.
 pub struct Message {
@@ -49,19 +47,20 @@ impl Message {
         self.bytes.extend_from_slice(lines);
     }
 
-    /// Ends the head, with the framing of the body and, if it is all there, the body itself. RFC 9112 §6.1, §6.2.
-    pub fn end(&mut self, method: &Method, body: &RequestBody) {
+    /// Ends the head, with the framing of the body and, if it is all there, the body itself, which is taken: it lies in
+    /// what was read from the client, and holds that up. RFC 9112 §6.1, §6.2.
+    pub fn end(&mut self, method: &Method, body: &mut RequestBody) {
         match body {
-            RequestBody::Whole(None) if *method != Method::POST => {}
-            RequestBody::Whole(body) => self.length(body.as_ref().map_or(0, Bytes::len) as u64),
-            RequestBody::Streaming { body, .. } => match body.size_hint().exact() {
+            RequestBody::Whole(body) if body.is_empty() && *method != Method::POST => {}
+            RequestBody::Whole(body) => self.length(body.len() as u64),
+            RequestBody::Streaming(streaming) => match streaming.length() {
                 Some(length) => self.length(length),
                 None => self.header("transfer-encoding", b"chunked"),
             },
         }
         self.bytes.extend_from_slice(b"\r\n");
-        if let RequestBody::Whole(Some(body)) = body {
-            self.bytes.extend_from_slice(body);
+        if let RequestBody::Whole(body) = body {
+            self.bytes.extend_from_slice(&std::mem::take(body));
         }
     }
 
@@ -104,12 +103,12 @@ pub enum Unsent {
 pub struct Sending {
     message: Message,
     written: usize,
-    body: Option<Stream>,
+    body: Option<Box<Stream>>,
 }
 
 /// A body that is written while it comes.
 struct Stream {
-    body: RequestBody,
+    body: Box<Streaming>,
     is_chunked: bool,
     /// On its way out.
     piece: Piece,
@@ -128,9 +127,9 @@ impl Sending {
     pub fn new(message: Message, body: RequestBody) -> Self {
         let body = match body {
             RequestBody::Whole(_) => None,
-            body @ RequestBody::Streaming { .. } => {
-                let is_chunked = body.size_hint().exact().is_none();
-                Some(Stream { body, is_chunked, piece: Piece::default(), is_last: false })
+            RequestBody::Streaming(body) => {
+                let is_chunked = body.length().is_none();
+                Some(Box::new(Stream { body, is_chunked, piece: Piece::default(), is_last: false }))
             }
         };
         Sending { message, written: 0, body }
@@ -143,7 +142,8 @@ impl Sending {
 
     /// The request, to be sent again: the body is there where nothing of it was taken.
     pub fn into_parts(self) -> (Message, RequestBody) {
-        (self.message, self.body.map_or(RequestBody::Whole(None), |stream| stream.body))
+        let body = self.body.map(|stream| RequestBody::Streaming(stream.body));
+        (self.message, body.unwrap_or(RequestBody::Whole(Bytes::new())))
     }
 
     /// Ready once everything was handed over.
@@ -167,14 +167,14 @@ impl Stream {
             if self.is_last {
                 return Poll::Ready(Ok(()));
             }
-            let next = match Pin::new(&mut self.body).poll_frame(context) {
+            let next = match self.body.poll_data(context) {
                 Poll::Ready(next) => next,
                 Poll::Pending => {
                     ready!(io.poll_flush(context)).map_err(Unsent::Io)?;
                     return Poll::Pending;
                 }
             };
-            let data = next.transpose().map_err(Unsent::Body)?.and_then(|frame| frame.into_data().ok());
+            let data = next.transpose().map_err(Unsent::Body)?;
             self.is_last = data.is_none();
             self.piece = Piece::new(data, self.is_chunked);
         }
