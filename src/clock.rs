@@ -3,14 +3,17 @@
 //! Does not sleep: waiting is tokio's job, deciding what time it is is ours.
 #![expect(clippy::disallowed_types, reason = "this is the one place")]
 
+use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng, SeedableRng, TryRng};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 use tracing::warn;
 
 /// A moment, in milliseconds since the Unix epoch.
@@ -97,10 +100,8 @@ impl fmt::Debug for Clock {
 impl Clock {
     /// The machine's clock and its CSPRNG.
     pub fn system() -> Self {
-        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-        let started = Instant::now();
         Clock(Arc::new(System {
-            started,
+            started: Instant::now(),
             offset: AtomicI64::new(i64::MIN / 2),
             held: AtomicBool::new(false),
         }))
@@ -122,9 +123,53 @@ impl Clock {
 /// The time of day since the Unix epoch, as the machine has it. For lines of the log, which say when something was
 /// written and by which nothing is decided.
 pub fn time_of_day() -> Duration {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-    let now = SystemTime::now();
-    now.duration_since(UNIX_EPOCH).unwrap_or_default()
+    READ.with(|read| read.of_day.get()).unwrap_or_else(|| {
+        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        READ.with(|read| read.of_day.set(read.is_awake.get().then_some(now)));
+        now
+    })
+}
+
+/// A moment that others can be measured from.
+pub fn moment() -> Instant {
+    READ.with(|read| read.moment.get()).unwrap_or_else(|| {
+        let now = Instant::now();
+        READ.with(|read| read.moment.set(read.is_awake.get().then_some(now)));
+        now
+    })
+}
+
+/// Until this is dropped, time stands still for this thread: a task that was woken reads the clock once, however often
+/// it asks. For tasks that never keep their thread for long.
+pub fn awake() -> Awake {
+    READ.with(|read| read.is_awake.set(true));
+    Awake(PhantomData)
+}
+
+/// Keeps the time that was read; of one thread, hence not to be sent to another.
+pub struct Awake(PhantomData<*const ()>);
+
+impl Drop for Awake {
+    fn drop(&mut self) {
+        READ.with(|read| {
+            read.is_awake.set(false);
+            read.moment.set(None);
+            read.of_day.set(None);
+        });
+    }
+}
+
+/// What the clocks said to a task that is awake.
+struct Read {
+    is_awake: Cell<bool>,
+    moment: Cell<Option<Instant>>,
+    of_day: Cell<Option<Duration>>,
+}
+
+thread_local! {
+    static READ: Read =
+        const { Read { is_awake: Cell::new(false), moment: Cell::new(None), of_day: Cell::new(None) } };
 }
 
 /// The machine's clock, which may be set: ahead it is followed at once. When it is set back by less than a day,
@@ -155,10 +200,8 @@ impl System {
 }
 
 impl Source for System {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place")]
     fn millis(&self) -> u64 {
-        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let [wall, running] = [elapsed, self.started.elapsed()]
+        let [wall, running] = [time_of_day(), moment().duration_since(self.started)]
             .map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
         self.moment(wall, running).unsigned_abs()
     }
@@ -243,7 +286,6 @@ mod tests {
     #[test]
     fn time_goes_on_when_the_clock_is_set_back() {
         const HOUR: i64 = 3_600_000;
-        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
         let started = Instant::now();
         let (offset, held) = (AtomicI64::new(i64::MIN / 2), AtomicBool::new(false));
         let system = System { started, offset, held };
@@ -255,6 +297,21 @@ mod tests {
         assert_eq!(system.moment(noon + 9_000 * HOUR, HOUR + 9), noon + 9_000 * HOUR, "a year ahead");
         assert_eq!(system.moment(noon + HOUR + 10, HOUR + 10), noon + HOUR + 10, "which it was not");
         assert_eq!(system.moment(0, HOUR + 11), 0, "a machine that has lost its clock");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_awake_reads_the_clock_once() {
+        let second = Duration::from_secs(1);
+        let before = moment();
+        tokio::time::advance(second).await;
+        assert_eq!(moment() - before, second, "asleep");
+        let awake = awake();
+        let woken = (moment(), time_of_day());
+        tokio::time::advance(second).await;
+        assert_eq!((moment(), time_of_day()), woken);
+        drop(awake);
+        assert_eq!(moment() - woken.0, second);
+        assert_ne!(time_of_day(), woken.1);
     }
 
     #[test]

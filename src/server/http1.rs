@@ -15,7 +15,7 @@ use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::watch;
 use tokio::task::unconstrained;
@@ -24,10 +24,12 @@ use tokio::time::timeout;
 use super::Current;
 use super::answering::{Answering, answered};
 use super::drain::Drain;
+use super::head_timer::HeadTimer;
 use super::listener::{MAX_HEAD, PARTING};
 use super::relay::{self, Relay};
 use super::seats::Seated;
 use super::sniff::Sniffed;
+use crate::clock;
 use crate::protocol::connection;
 use crate::upstream;
 
@@ -41,31 +43,36 @@ pub enum Ended {
 }
 
 /// Serves a connection until its end.
-pub async fn serve<T>(
+#[expect(clippy::manual_async_fn, reason = "which has room for each argument twice")]
+pub fn serve<T>(
     mut io: Sniffed<T>,
     peer: SocketAddr,
     seat: &Seated,
     current: &Current,
-    drain: watch::Receiver<Drain>,
-) -> Result<(), Ended>
+    drain: &watch::Receiver<Drain>,
+) -> impl Future<Output = Result<(), Ended>> + Send
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    loop {
-        // Boxed: a stream should not hold the room of hyper's connection, nor that one the stream's.
-        let Some(mut stream) = Box::pin(requests(io, peer, seat, current, drain.clone())).await? else {
-            return Ok(());
-        };
-        tokio::select! {
-            streamed = poll_fn(|context| stream.relay.poll(context)) => streamed?,
-            () = seat.told_to_leave() => return Ok(()),
-        }
-        let closes = stream.closes;
-        io = stream.into_connection();
-        if closes {
-            // Says that this was all; over or not, the connection ends.
-            let _ = timeout(PARTING, io.shutdown()).await;
-            return Ok(());
+    async move {
+        loop {
+            // Boxed: a stream should not hold the room of hyper's connection, nor that one the stream's.
+            let requests = Box::pin(requests(io, peer, seat, current, drain.clone()));
+            let Some(mut stream) = requests.await? else { return Ok(()) };
+            tokio::select! {
+                streamed = poll_fn(|context| {
+                    let _awake = clock::awake();
+                    stream.relay.poll(context)
+                }) => streamed?,
+                () = seat.told_to_leave() => return Ok(()),
+            }
+            let closes = stream.closes;
+            io = stream.into_connection();
+            if closes {
+                // Says that this was all; over or not, the connection ends.
+                let _ = Box::pin(timeout(PARTING, io.shutdown())).await;
+                return Ok(());
+            }
         }
     }
 }
@@ -105,29 +112,23 @@ where
 {
     let head_timeout = current.now().bounds.head_timeout;
     let desk = Arc::new(Desk::default());
-    let (draining, ending, given) = (drain.clone(), drain.clone(), desk.clone());
+    let (draining, ending, taken) = (drain.clone(), drain.clone(), desk.clone());
     let service = service_fn(move |request| {
-        // Boxed, as it goes from hand to hand.
-        let request = Box::new(request);
+        let (wish, request) = (Wish::of(&request), Box::new(request));
         let (server, open, draining) = (current.now(), seat.request(), draining.clone());
-        let desk = given.clone();
+        let desk = taken.clone();
         // Boxed: hyper keeps the room of a request for as long as its connection lasts, which may be hours.
         Box::pin(async move {
-            let wish = Wish::of(&request);
             let response = answered(server, peer, request, open, draining).await;
-            match wish.filter(|_| response.body().is_events() && !desk.is_blocked()) {
-                Some(wish) => {
-                    let closes = wish.closes || connection::lists(response.headers(), "close");
-                    desk.put(Stream { response, closes });
-                    pending().await
-                }
-                None => Ok::<_, Infallible>(response),
+            match desk.offer(response, wish) {
+                Some(response) => Ok::<_, Infallible>(response),
+                None => pending().await,
             }
         })
     });
     let mut builder = http1::Builder::new();
     // At most 100 headers: hyper's own default, kept because setting it costs an allocation per request.
-    builder.timer(TokioTimer::new()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD);
+    builder.timer(HeadTimer::default()).header_read_timeout(head_timeout).max_buf_size(MAX_HEAD);
     let io = Watched { io, desk: desk.clone() };
     let mut served = builder.serve_connection(TokioIo::new(io), service);
     // Unconstrained: it is not polled again until there is reason, so it must not be put off.
@@ -139,6 +140,7 @@ where
     }));
     let (mut is_leaving, mut known): (bool, Option<Waker>) = (false, None);
     let stream = poll_fn(|context| {
+        let _awake = clock::awake();
         // Waiting for what ends a connection costs as much as reading a request: done once, and when there is reason.
         let is_known = known.as_ref().is_some_and(|known| known.will_wake(context.waker()));
         let has_reason = !is_known || seat.is_told() || ending.has_changed().unwrap_or(true);
@@ -196,8 +198,14 @@ struct Desk {
 }
 
 impl Desk {
-    fn put(&self, stream: Stream) {
-        *self.lock() = Some(stream);
+    /// Takes a stream; gives back what is for hyper.
+    fn offer(&self, response: Response<Answering>, wish: Option<Wish>) -> Option<Response<Answering>> {
+        let Some(wish) = wish.filter(|_| response.body().is_events() && !self.is_blocked()) else {
+            return Some(response);
+        };
+        let closes = wish.closes || connection::lists(response.headers(), "close");
+        *self.lock() = Some(Stream { response, closes });
+        None
     }
 
     fn take(&self) -> Option<Stream> {

@@ -96,12 +96,8 @@ pub async fn work(
                 Err(error) => refused(&error, &seats).await,
             },
             seat = seats.take(), if newcomer.is_some() => if let Some((stream, peer, held)) = newcomer.take() {
-                let connection = serve(stream, peer, seat, current.clone(), drain.clone());
-                let open = open.clone();
-                tokio::spawn(async move {
-                    connection.await;
-                    drop((held, open));
-                });
+                let held = (held, open.clone());
+                tokio::spawn(serve(stream, peer, seat, current.clone(), drain.clone(), held));
             },
             _ = ticks.tick() => pass_time(&current, &seats),
             _ = drain.changed() => {}
@@ -137,29 +133,34 @@ async fn refused(error: &io::Error, seats: &Seats) {
     sleep(Duration::from_millis(50)).await;
 }
 
-/// From the first byte to the last. Each phase is boxed: a connection lasts for hours, and should not hold the room of
-/// what it was before, or could have been.
-async fn serve(
+/// From the first byte to the last; what is `held` is let go after it. Each phase is boxed: a connection lasts for hours,
+/// and should not hold the room of what it was before, or could have been.
+#[expect(clippy::manual_async_fn, reason = "which has room for each argument twice")]
+fn serve<H: Send + 'static>(
     stream: TcpStream,
     peer: SocketAddr,
     seat: Seated,
     current: Current,
     drain: watch::Receiver<Drain>,
-) {
-    // Fails only when the peer is gone already, which shows at the next read.
-    let _ = stream.set_nodelay(true);
-    if current.now().tls.is_some() {
-        let opened = Box::pin(open_secure(stream, peer, &seat, &current, drain.clone())).await;
-        if let Some(opened) = opened {
-            Box::pin(serve_opened(opened, peer, &seat, &current, drain)).await;
+    held: H,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        // Fails only when the peer is gone already, which shows at the next read.
+        let _ = stream.set_nodelay(true);
+        if current.now().tls.is_some() {
+            let opened = Box::pin(open_secure(stream, peer, &seat, &current, drain.clone())).await;
+            if let Some(opened) = opened {
+                Box::pin(serve_opened(opened, peer, &seat, &current, &drain)).await;
+            }
+        } else {
+            let head_timeout = current.now().bounds.head_timeout;
+            let sniffed = timeout(head_timeout, sniff(stream));
+            let opened = Box::pin(opened(sniffed, peer, &seat, drain.clone())).await;
+            if let Some(opened) = opened {
+                serve_opened(opened, peer, &seat, &current, &drain).await;
+            }
         }
-    } else {
-        let head_timeout = current.now().bounds.head_timeout;
-        let sniffed = timeout(head_timeout, sniff(stream));
-        let opened = Box::pin(opened(sniffed, peer, &seat, drain.clone())).await;
-        if let Some(opened) = opened {
-            serve_opened(opened, peer, &seat, &current, drain).await;
-        }
+        drop(held);
     }
 }
 
@@ -205,21 +206,25 @@ async fn begun(mut drain: watch::Receiver<Drain>) {
 }
 
 /// Serves a connection whose protocol is known by now.
-async fn serve_opened<T>(
+#[expect(clippy::manual_async_fn, reason = "which has room for each argument twice")]
+fn serve_opened<T>(
     (io, is_http2): (Sniffed<T>, bool),
     peer: SocketAddr,
     seat: &Seated,
     current: &Current,
-    drain: watch::Receiver<Drain>,
-) where
+    drain: &watch::Receiver<Drain>,
+) -> impl Future<Output = ()> + Send
+where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let outcome = match is_http2 {
-        true => Box::pin(serve_http2(io, peer, seat, current, drain)).await.map_err(Ended::from),
-        false => http1::serve(io, peer, seat, current, drain).await,
-    };
-    if let Err(error) = outcome {
-        debug!(%error, %peer, "a connection ended early");
+    async move {
+        let outcome = match is_http2 {
+            true => Box::pin(serve_http2(io, peer, seat, current, drain.clone())).await.map_err(Ended::from),
+            false => http1::serve(io, peer, seat, current, drain).await,
+        };
+        if let Err(error) = outcome {
+            debug!(%error, %peer, "a connection ended early");
+        }
     }
 }
 

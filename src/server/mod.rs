@@ -9,6 +9,7 @@ mod bounds;
 mod drain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod head_timer;
 mod http1;
 mod listener;
 mod relay;
@@ -32,9 +33,9 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::gate::challenge::Challenges;
 use crate::gate::origin::Origins;
 use crate::gate::{Gate, Holder};
@@ -145,7 +146,7 @@ impl Server {
         request: Box<Request<Incoming>>,
         open: &seats::Request,
     ) -> Response<Body> {
-        let began = Instant::now();
+        let began = clock::moment();
         let method = request.method().clone();
         let client = self.proxies.client(peer, request.headers());
         let route = router::route(self.as_ref(), request.uri().path());
@@ -165,7 +166,7 @@ impl Server {
         if self.strict_transport {
             reply::strict_transport(&mut response);
         }
-        let took = began.elapsed();
+        let took = clock::moment() - began;
         answered(&method, &path, client.address, &response, took).tell();
         let (status, outcome) = (response.status().as_u16(), response.extensions().get::<Outcome>());
         let outcome = outcome.map(|outcome| outcome.word);

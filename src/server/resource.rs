@@ -9,6 +9,7 @@ use super::body::Body;
 use super::bounds::Held;
 use super::reply::{self, Problem};
 use super::{Published, Server, accepts, let_it_arrive, seats};
+use crate::clock;
 use crate::gate::{Denial, Holder, Permit};
 use crate::limit::{self, Who};
 use crate::telemetry::Telemetry;
@@ -88,7 +89,7 @@ impl Server {
         held: Held<u64>,
         span: &mut Option<Span>,
     ) -> Response<Body> {
-        let (began, holder) = (Instant::now(), permit.holder());
+        let (began, holder) = (clock::moment(), permit.holder());
         let way = span.as_ref().map(|span| span.towards("upstream"));
         if let Some(way) = &way {
             way.hand_on(request.headers_mut());
@@ -96,7 +97,7 @@ impl Server {
         let mut told = Told { telemetry: &self.telemetry, holder, began, calls: Vec::new() };
         let calls = self.telemetry.reads_calls().then_some(&mut told.calls);
         let outcome = published.upstream.forward(permit, request, calls).await;
-        let (took, failure) = (began.elapsed(), outcome.as_ref().err().map(upstream::Failure::word));
+        let (took, failure) = (clock::moment() - began, outcome.as_ref().err().map(upstream::Failure::word));
         published.numbers.upstream(took, failure);
         let response = match outcome {
             Ok(response) => response.map(|answer| Body::answer(answer, held)),
@@ -146,7 +147,7 @@ impl Told<'_> {
     }
 
     fn write(&mut self, status: Option<u16>, outcome: Option<&'static str>) {
-        let milliseconds = u64::try_from(self.began.elapsed().as_millis()).ok();
+        let milliseconds = u64::try_from((clock::moment() - self.began).as_millis()).ok();
         for Call { method, tool, is_claimed } in self.calls.drain(..) {
             let outcome = outcome.or(is_claimed.then_some("claimed"));
             let (method, tool, event) = (method.as_deref(), tool.as_deref(), self.holder.event("call"));

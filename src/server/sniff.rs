@@ -1,6 +1,7 @@
 //! Which protocol a connection speaks: HTTP/2 with prior knowledge opens with a fixed preface.
 //! RFC 9113 §3.3, §3.4.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -94,7 +95,16 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Sniffed<T> {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
+        let length: usize = slices.iter().map(|slice| slice.len()).sum();
+        if length > GATHERED {
+            return Pin::new(&mut self.io).poll_write_vectored(context, slices);
+        }
+        // One plain write costs the kernel less than the pieces of one.
+        PIECES.with_borrow_mut(|pieces| {
+            pieces.clear();
+            slices.iter().for_each(|slice| pieces.extend_from_slice(slice));
+            Pin::new(&mut self.io).poll_write(context, pieces)
+        })
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -102,6 +112,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Sniffed<T> {
     }
 }
 
+thread_local! {
+    static PIECES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Bytes that are put together before they are written.
+const GATHERED: usize = 4 << 10;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[cfg(test)]

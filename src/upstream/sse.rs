@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::session::Endpoints;
+use crate::clock;
 use crate::gate::PermitWatch;
 
 /// What a stream needs beside its frames. There are many, and most are silent.
@@ -62,7 +63,7 @@ impl Stream {
 
     /// For bytes that we cannot read as events: only the permit is looked at.
     pub fn silent(watch: PermitWatch, recheck: Duration) -> Self {
-        let now = Instant::now();
+        let now = clock::moment();
         Stream {
             rewriter: None,
             tail: Tail::default(),
@@ -82,7 +83,7 @@ impl Stream {
             return Err(Cut::Revoked);
         }
         if self.keep_alive.is_some() {
-            self.last = Instant::now();
+            self.last = clock::moment();
         }
         let data = match &mut self.rewriter {
             Some(rewriter) => rewriter.pass(data)?,
@@ -112,7 +113,7 @@ impl Stream {
                 return Poll::Ready(Err(Cut::Revoked));
             }
             ready!(self.timer.as_mut().poll(context));
-            let now = Instant::now();
+            let now = clock::moment();
             if now >= self.next_look && self.checking.is_none() {
                 self.checking = Some(Box::pin(self.watch.clone().still_holds()));
                 self.next_look = now + self.recheck;

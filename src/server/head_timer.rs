@@ -1,0 +1,94 @@
+//! How long a request head may take, kept for hyper. It asks for a timer per head, nearly all of which are thrown away
+//! within microseconds: here a connection has one, which is set on only when it has run out for an earlier head.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use hyper::rt::{Sleep, Timer};
+use tokio::time::sleep_until;
+
+use crate::clock;
+
+/// The timer of a connection.
+#[derive(Clone, Default)]
+pub struct HeadTimer(Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>);
+
+/// Over when one head should have been there.
+struct Head {
+    until: Instant,
+    timer: HeadTimer,
+}
+
+impl Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        self.sleep_until(self.now() + duration)
+    }
+
+    fn sleep_until(&self, until: Instant) -> Pin<Box<dyn Sleep>> {
+        Box::pin(Head { until, timer: self.clone() })
+    }
+
+    fn now(&self) -> Instant {
+        clock::moment().into_std()
+    }
+}
+
+impl Sleep for Head {}
+
+impl Future for Head {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let until = self.until.into();
+        let mut timer = self.timer.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sleep = timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if sleep.deadline() > until {
+            sleep.as_mut().reset(until);
+        }
+        loop {
+            ready!(sleep.as_mut().poll(context));
+            if sleep.deadline() >= until {
+                return Poll::Ready(());
+            }
+            // It ran out for a head that came in time.
+            sleep.as_mut().reset(until);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, timeout};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn each_head_has_the_whole_time() {
+        let timer = HeadTimer::default();
+        let began = clock::moment();
+        for _ in 0..5 {
+            let head = timer.sleep(LIMIT);
+            assert!(timeout(LIMIT * 2 / 3, head).await.is_err(), "it came in time");
+        }
+        let beginning = clock::moment() - began;
+        timer.sleep(LIMIT).await;
+        let took = clock::moment() - began - beginning;
+        assert!(took >= LIMIT && took < LIMIT + Duration::from_millis(5), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_to_be_there_sooner_is() {
+        let timer = HeadTimer::default();
+        assert!(timeout(Duration::from_secs(1), timer.sleep(LIMIT)).await.is_err());
+        let began = clock::moment();
+        timer.sleep(LIMIT / 10).await;
+        assert!(clock::moment() - began < LIMIT / 5);
+        // Nobody waits, and nothing happens.
+        advance(LIMIT * 2).await;
+        assert!(timeout(LIMIT / 2, timer.sleep(LIMIT)).await.is_err());
+    }
+}
