@@ -213,9 +213,7 @@ impl Records for Sqlite {
     fn read<'a>(&'a self, key: &'a str) -> Pending<'a, Option<Record>> {
         let (key, now) = (key.to_owned(), sql_time(self.clock.now()));
         self.ask(&self.reader, move |connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT bytes, version, owner, expires FROM records WHERE key = ?1 AND expires > ?2",
-            )?;
+            let mut statement = connection.prepare_cached(READ)?;
             statement.query_row(params![key, now], record).optional()
         })
     }
@@ -258,8 +256,7 @@ impl Records for Sqlite {
     fn owned_by<'a>(&'a self, owner: &'a str) -> Pending<'a, Vec<String>> {
         let (owner, now) = (owner.to_owned(), sql_time(self.clock.now()));
         self.ask(&self.reader, move |connection| {
-            let mut statement = connection
-                .prepare_cached("SELECT key FROM records WHERE owner = ?1 AND expires > ?2 ORDER BY key")?;
+            let mut statement = connection.prepare_cached(OWNED)?;
             statement.query_map(params![owner, now], |row| row.get(0))?.collect()
         })
     }
@@ -271,10 +268,7 @@ impl Records for Sqlite {
             // In bites, so that no write waits behind a million deletes.
             loop {
                 let bite = self.ask(&self.writer, move |connection| {
-                    let mut statement = connection.prepare_cached(
-                        "DELETE FROM records WHERE key IN (SELECT key FROM records WHERE expires <= ?1 LIMIT ?2)",
-                    )?;
-                    statement.execute(params![now, SWEEP_BITE])
+                    connection.prepare_cached(SWEEP)?.execute(params![now, SWEEP_BITE])
                 });
                 let bite = bite.await?;
                 swept += bite as u64;
@@ -288,10 +282,7 @@ impl Records for Sqlite {
     fn page<'a>(&'a self, after: Option<&'a str>) -> Pending<'a, Page> {
         let (after, now) = (after.unwrap_or_default().to_owned(), sql_time(self.clock.now()));
         self.ask(&self.reader, move |connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT bytes, version, owner, expires, key FROM records
-                 WHERE key > ?1 AND expires > ?2 ORDER BY key LIMIT ?3",
-            )?;
+            let mut statement = connection.prepare_cached(PAGES)?;
             let rows =
                 statement.query_map(params![after, now, PAGE as i64], |row| Ok((row.get(4)?, record(row)?)));
             let records: Vec<(String, Record)> = rows?.collect::<Result<_, _>>()?;
@@ -312,7 +303,35 @@ fn sql_time(time: Time) -> i64 {
     i64::try_from(time.millis()).unwrap_or(i64::MAX)
 }
 
+const READ: &str = "SELECT bytes, version, owner, expires FROM records WHERE key = ?1 AND expires > ?2";
+/// Says what the index is over, or that would not be used.
+const OWNED: &str = "SELECT key FROM records WHERE owner = ?1 AND owner <> '' AND expires > ?2 ORDER BY key";
+const SWEEP: &str = "DELETE FROM records WHERE key IN (SELECT key FROM records WHERE expires <= ?1 LIMIT ?2)";
+const PAGES: &str = "SELECT bytes, version, owner, expires, key FROM records
+     WHERE key > ?1 AND expires > ?2 ORDER BY key LIMIT ?3";
 /// Bounds what one failed commit takes with it.
 const MAX_BATCH: usize = 256;
 const SWEEP_BITE: u32 = 500;
 const PAGE: usize = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_question_reads_the_whole_table() {
+        let directory = std::env::temp_dir().join(format!("mcp-auth-proxy-plans-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let connection = file::prepare(&directory.join("plans.db")).expect("a database");
+        for question in [READ, OWNED, SWEEP, PAGES] {
+            let mut plan =
+                connection.prepare(&format!("EXPLAIN QUERY PLAN {question}")).expect("a statement");
+            let any = rusqlite::params_from_iter(vec!["x"; plan.parameter_count()]);
+            let steps = plan.query_map(any, |row| row.get::<_, String>(3)).expect("a plan");
+            let steps: Vec<String> = steps.collect::<Result<_, _>>().expect("its steps");
+            assert!(steps.iter().any(|step| step.starts_with("SEARCH")), "{question}: {steps:?}");
+            assert!(!steps.iter().any(|step| step.starts_with("SCAN")), "{question}: {steps:?}");
+        }
+        std::fs::remove_dir_all(directory).expect("is ours");
+    }
+}

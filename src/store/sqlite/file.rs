@@ -46,6 +46,8 @@ pub(super) fn prepare(path: &Path) -> Result<Connection, OpenError> {
     vet(path, &connection, failed)?;
     settle(&connection).map_err(failed)?;
     connection.execute_batch(MIGRATE).map_err(failed)?;
+    // The look at the whole file has filled the page cache, which would never become smaller by itself.
+    connection.execute_batch("PRAGMA shrink_memory").map_err(failed)?;
     Ok(connection)
 }
 
