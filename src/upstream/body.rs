@@ -41,6 +41,13 @@ pub struct Inbound<B> {
     patience: Patience,
 }
 
+impl Default for RequestBody {
+    /// None, or one that stands in its message.
+    fn default() -> Self {
+        RequestBody::Whole(Bytes::new())
+    }
+}
+
 impl RequestBody {
     pub fn streaming(body: Inbound<Incoming>) -> Self {
         RequestBody::Streaming(Box::new(Streaming { body, progress: Arc::default() }))

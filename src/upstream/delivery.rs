@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, header};
 use tokio::time::error::Elapsed;
@@ -14,10 +13,9 @@ use tokio::time::timeout;
 
 use super::asked::Asked;
 use super::body::RequestBody;
-use super::http1::{Answered, Head, Message, Trouble};
+use super::http1::{Answered, Head, Message, Outgoing, Trouble};
 use super::pool::SendError;
 use super::replicas::Way;
-use super::target::Target;
 use super::{Failure, Settings, Upstream};
 
 /// A request, and where it is.
@@ -27,6 +25,8 @@ pub struct Delivery<'a> {
     method: Method,
     way: Way<'a>,
     path: PathAndQuery,
+    /// What is to be sent. It stays here until it is: handed from one to the next it would be held by each.
+    outgoing: Outgoing,
 }
 
 impl<'a> Delivery<'a> {
@@ -34,66 +34,62 @@ impl<'a> Delivery<'a> {
     pub fn new(upstream: &'a Upstream, asked: &'a Asked, method: &Method) -> Result<Self, Failure> {
         let way = asked.way(&upstream.replicas);
         let path = asked.path_at(&way.replica().target)?;
-        Ok(Delivery { upstream, asked, method: method.clone(), way, path })
+        let message = Message::to(method, &path, way.replica().target.host());
+        let outgoing = Outgoing { message, body: RequestBody::default() };
+        Ok(Delivery { upstream, asked, method: method.clone(), way, path, outgoing })
     }
 
-    pub fn method(&self) -> &Method {
-        &self.method
+    /// Its message, which begins with the request line and Host.
+    pub fn message(&mut self) -> &mut Message {
+        &mut self.outgoing.message
     }
 
-    /// The beginning of its message.
-    pub fn message(&self) -> Message {
-        Message::to(&self.method, &self.path, self.way.replica().target.host())
+    /// Ends the message.
+    pub fn with_body(&mut self, mut body: RequestBody) {
+        self.outgoing.message.end(&self.method, &mut body);
+        self.outgoing.body = body;
+    }
+
+    /// Where it was answered.
+    pub fn way(&self) -> &Way<'a> {
+        &self.way
     }
 
     /// Sends it; then its way is where it was answered.
-    pub async fn answered(
-        mut self,
-        message: Message,
-        body: RequestBody,
-    ) -> Result<(Box<Answered>, Way<'a>), Failure> {
-        let may_follow = body.is_whole();
-        let mut next = Some((message, body));
-        for _ in 0..=MAX_REDIRECTS {
-            let Some((message, body)) = next.take() else { return Err(Failure::Redirect(307)) };
-            let answered = self.exchange(message, body).await?;
+    pub async fn answered(&mut self) -> Result<Box<Answered>, Failure> {
+        let (may_follow, mut redirects) = (self.outgoing.body.is_whole(), 0..MAX_REDIRECTS);
+        loop {
+            let answered = self.exchange().await?;
             if !matches!(
                 answered.head.status,
                 StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
             ) {
-                return Ok((answered, self.way));
+                return Ok(answered);
             }
             let Answered { head, mut arrival, message } = *answered;
             self.path = self.redirected(&head).ok_or(Failure::Redirect(head.status.as_u16()))?;
             // The same connection leads there, if nothing more comes by it.
             arrival.free().into_iter().for_each(|io| self.way.replica().pool.home().take_back(io));
-            let message = message.filter(|_| may_follow);
-            next = message.map(|message| {
-                (message.redirected(&self.method, &self.path), RequestBody::Whole(Bytes::new()))
-            });
+            let message = message.filter(|_| may_follow && redirects.next().is_some());
+            let message = message.ok_or(Failure::Redirect(307))?.redirected(&self.method, &self.path);
+            self.outgoing = Outgoing { message, body: RequestBody::default() };
         }
-        Err(Failure::Redirect(307))
     }
 
     /// What a replica never got goes to the next, and nothing else does.
-    async fn exchange(
-        &mut self,
-        mut message: Message,
-        mut body: RequestBody,
-    ) -> Result<Box<Answered>, Failure> {
+    async fn exchange(&mut self) -> Result<Box<Answered>, Failure> {
         loop {
-            let (is_whole, answers) = (body.is_whole(), self.way.answers());
-            match self.sent(message, body).await {
+            let (is_whole, answers) = (self.outgoing.body.is_whole(), self.way.answers());
+            match self.sent().await {
                 Ok(Ok(answer)) => {
                     self.way.answered();
                     return Ok(answer);
                 }
-                Ok(Err(SendError::Connect(cause, unsent))) => {
+                Ok(Err(SendError::Connect(cause))) => {
                     if !self.way.moves_on(&cause) {
                         return Err(Failure::Unreachable(cause));
                     }
-                    (message, body) = unsent;
-                    message = self.moved(&message, &self.way.replica().target)?;
+                    self.move_on()?;
                 }
                 Ok(Err(SendError::Exchange(trouble))) => {
                     if !matches!(trouble, Trouble::Body(_)) {
@@ -114,20 +110,20 @@ impl<'a> Delivery<'a> {
     }
 
     /// Sends it to the replica that it is at.
-    async fn sent(
-        &self,
-        message: Message,
-        body: RequestBody,
-    ) -> Result<Result<Box<Answered>, SendError>, Elapsed> {
+    async fn sent(&mut self) -> Result<Result<Box<Answered>, SendError>, Elapsed> {
         let Settings { connect_timeout, response_timeout, .. } = self.upstream.settings;
-        let (replica, progress) = (self.way.replica(), body.progress());
-        let sent = pin!(replica.pool.send(&replica.target, connect_timeout, &self.method, (message, body)));
+        let (replica, progress) = (self.way.replica(), self.outgoing.body.progress());
+        let sent =
+            pin!(replica.pool.send(&replica.target, connect_timeout, &self.method, &mut self.outgoing));
         in_time(response_timeout, progress, sent).await
     }
 
-    fn moved(&mut self, message: &Message, target: &Target) -> Result<Message, Failure> {
+    /// The same to the replica that it is at now.
+    fn move_on(&mut self) -> Result<(), Failure> {
+        let target = &self.way.replica().target;
         self.path = self.asked.path_at(target)?;
-        Ok(message.moved(&self.method, &self.path, target.host()))
+        self.outgoing.message = self.outgoing.message.moved(&self.method, &self.path, target.host());
+        Ok(())
     }
 
     /// Where a redirect leads, if that is the replica itself: a token is never sent elsewhere.

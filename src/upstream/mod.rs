@@ -110,23 +110,22 @@ impl Upstream {
         let binding = Binding::new(&self.keys, permit.resource().url(), permit.person());
         let asked = Asked::read(&request, &binding)?;
         let whole = self.whole(&mut request).await?;
-        let (delivery, is_get) =
-            (Delivery::new(self, &asked, request.method())?, request.method() == Method::GET);
-        let mut message = delivery.message();
-        headers::request(&mut message, request.headers(), &permit, asked.session(), request.method());
+        let is_get = request.method() == Method::GET;
+        let mut delivery = Delivery::new(self, &asked, request.method())?;
+        headers::request(delivery.message(), request.headers(), &permit, asked.session(), request.method());
         if let Some(calls) = calls.filter(|_| request.method() == Method::POST) {
             *calls = whole.as_deref().map_or_else(|| vec![named_call(request.headers())], Call::read);
         }
         // An answer may take its time: what is not needed any more is not kept for so long.
-        let mut body = match whole {
+        delivery.with_body(match whole {
             Some(whole) => {
                 drop(request);
                 RequestBody::Whole(whole)
             }
             None => self.streaming(*request),
-        };
-        message.end(delivery.method(), &mut body);
-        let (answered, way) = delivery.answered(message, body).await?;
+        });
+        let answered = delivery.answered().await?;
+        let way = delivery.way();
         let seal = |id: &HeaderValue| asked.sealed(&binding, id, way.mark());
         let endpoints = || binding.endpoints(&way.replica().target, way.mark(), permit.resource().path());
         let endpoints = is_get.then_some(endpoints);

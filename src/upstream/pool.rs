@@ -9,9 +9,8 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::timeout;
 
-use super::body::RequestBody;
 use super::dial::Dialer;
-use super::http1::{Answered, Exchange, Io, Message, Trouble};
+use super::http1::{Answered, Exchange, Io, Outgoing, Trouble};
 use super::target::Target;
 use crate::clock::{Clock, Time};
 
@@ -24,8 +23,8 @@ pub struct Pool {
 
 /// Why a request was not answered.
 pub enum SendError {
-    /// There is no connection; the request never left.
-    Connect(String, (Message, RequestBody)),
+    /// There is no connection; the request never left, and lies where it was.
+    Connect(String),
     Exchange(Trouble),
 }
 
@@ -87,13 +86,13 @@ impl Pool {
         target: &Target,
         connect_timeout: Duration,
         method: &Method,
-        (mut message, mut body): (Message, RequestBody),
+        outgoing: &mut Outgoing,
     ) -> Result<Box<Answered>, SendError> {
         while let Some(io) = self.idle() {
-            match Exchange::new(io, message, body).answered().await {
-                Err(Trouble::Unsent(unsent, whole)) => (message, body) = (unsent, whole),
-                Err(Trouble::Silent(unheard, whole)) if *method == Method::GET => {
-                    (message, body) = (unheard, whole);
+            match exchange(io, outgoing).answered().await {
+                Err(Trouble::Unsent(message, body)) => *outgoing = Outgoing { message, body },
+                Err(Trouble::Silent(message, body)) if *method == Method::GET => {
+                    *outgoing = Outgoing { message, body };
                     break;
                 }
                 outcome => return outcome.map_err(SendError::Exchange),
@@ -104,11 +103,8 @@ impl Pool {
             Ok(connected) => connected,
             Err(_) => Err(format!("no connection within {connect_timeout:?}")),
         };
-        let io = match connected {
-            Ok(io) => io,
-            Err(cause) => return Err(SendError::Connect(cause, (message, body))),
-        };
-        Exchange::new(io, message, body).answered().await.map_err(SendError::Exchange)
+        let io = connected.map_err(SendError::Connect)?;
+        exchange(io, outgoing).answered().await.map_err(SendError::Exchange)
     }
 
     /// The connection used last, unless the upstream closed it, or likely has by now.
@@ -160,6 +156,11 @@ pub fn tidy(now: Time) {
             idles.retain_mut(|idle| now.since(idle.since) <= MAX_IDLE_TIME && idle.io.is_quiet());
         }
     });
+}
+
+fn exchange(io: Io, outgoing: &mut Outgoing) -> Exchange {
+    let Outgoing { message, body } = std::mem::take(outgoing);
+    Exchange::new(io, message, body)
 }
 
 fn of(pools: &mut Pools, pool: usize) -> Option<&mut Vec<Idle>> {

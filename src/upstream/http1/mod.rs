@@ -16,4 +16,4 @@ pub use arrival::{Arrival, Cut};
 pub use exchange::{Answered, Exchange, Trouble};
 pub use head::Head;
 pub use io::Io;
-pub use sending::Message;
+pub use sending::{Message, Outgoing};

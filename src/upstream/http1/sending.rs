@@ -10,7 +10,15 @@ use http::{HeaderValue, Method};
 use super::io::Io;
 use crate::upstream::body::{BodyTrouble, RequestBody, Streaming};
 
+/// A request that is to be sent.
+#[derive(Default)]
+pub struct Outgoing {
+    pub message: Message,
+    pub body: RequestBody,
+}
+
 /// The head of a request, and all of its body if that is small.
+#[derive(Default)]
 pub struct Message {
     bytes: Vec<u8>,
     /// Where the headers begin, behind the request line; the first is Host.
@@ -143,7 +151,7 @@ impl Sending {
     /// The request, to be sent again: the body is there where nothing of it was taken.
     pub fn into_parts(self) -> (Message, RequestBody) {
         let body = self.body.map(|stream| RequestBody::Streaming(stream.body));
-        (self.message, body.unwrap_or(RequestBody::Whole(Bytes::new())))
+        (self.message, body.unwrap_or_default())
     }
 
     /// Ready once everything was handed over.
