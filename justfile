@@ -18,7 +18,7 @@ quickstart:
 
 # the release binary without a shared library, in target/HOST/release; glibc 2.36 or newer to build it
 static:
-    RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,--pack-dyn-relocs=relr" cargo build --release --locked --bin mcp-auth-proxy --target "$(rustc -vV | sed -n 's/^host: //p')"
+    RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" cargo build --release --locked --bin mcp-auth-proxy --target "$(rustc -vV | sed -n 's/^host: //p')"
 
 # a release binary laid out for a workload (PGO), say `just pgo benches/proxy/run --short`
 pgo +command:
