@@ -5,7 +5,6 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -120,56 +119,75 @@ impl Clock {
     }
 }
 
-/// The time of day since the Unix epoch, as the machine has it. For lines of the log, which say when something was
-/// written and by which nothing is decided.
+/// The time of day since the Unix epoch, as the machine has it; for lines of the log. What is decided by a time is
+/// decided by a [`Clock`].
 pub fn time_of_day() -> Duration {
-    READ.with(|read| read.of_day.get()).unwrap_or_else(|| {
-        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        READ.with(|read| read.of_day.set(read.is_awake.get().then_some(now)));
-        now
-    })
+    Reading::last().of_day
 }
 
 /// A moment that others can be measured from.
 pub fn moment() -> Instant {
-    READ.with(|read| read.moment.get()).unwrap_or_else(|| {
-        let now = Instant::now();
-        READ.with(|read| read.moment.set(read.is_awake.get().then_some(now)));
-        now
-    })
+    Reading::last().moment
 }
 
-/// Until this is dropped, time stands still for this thread: a task that was woken reads the clock once, however often
-/// it asks. For tasks that never keep their thread for long.
-pub fn awake() -> Awake {
-    READ.with(|read| read.is_awake.set(true));
-    Awake(PhantomData)
+/// Does something for which time stands still: however often a task that was woken asks, the clocks are read once. For
+/// tasks that never keep their thread for long.
+pub fn awake<R>(task: impl FnOnce() -> R) -> R {
+    READINGS.with(|readings| readings.are_kept.set(true));
+    let _asleep = Asleep;
+    task()
 }
 
-/// Keeps the time that was read; of one thread, hence not to be sent to another.
-pub struct Awake(PhantomData<*const ()>);
+/// Whoever is awake reads the clocks again, for what must not be earlier than it is.
+pub fn look_again() {
+    READINGS.with(|readings| readings.last.set(None));
+}
 
-impl Drop for Awake {
+/// Forgets what was read.
+struct Asleep;
+
+impl Drop for Asleep {
     fn drop(&mut self) {
-        READ.with(|read| {
-            read.is_awake.set(false);
-            read.moment.set(None);
-            read.of_day.set(None);
+        READINGS.with(|readings| {
+            readings.are_kept.set(false);
+            readings.last.set(None);
         });
     }
 }
 
-/// What the clocks said to a task that is awake.
-struct Read {
-    is_awake: Cell<bool>,
-    moment: Cell<Option<Instant>>,
-    of_day: Cell<Option<Duration>>,
+/// Both clocks, read one after the other: [`System`] compares them.
+#[derive(Clone, Copy)]
+struct Reading {
+    moment: Instant,
+    of_day: Duration,
+}
+
+impl Reading {
+    fn last() -> Self {
+        READINGS.with(|readings| {
+            readings.last.get().unwrap_or_else(|| {
+                let reading = Reading::new();
+                readings.last.set(readings.are_kept.get().then_some(reading));
+                reading
+            })
+        })
+    }
+
+    fn new() -> Self {
+        #[expect(clippy::disallowed_methods, reason = "this is the one place")]
+        let (moment, of_day) = (Instant::now(), SystemTime::now());
+        Reading { moment, of_day: of_day.duration_since(UNIX_EPOCH).unwrap_or_default() }
+    }
+}
+
+/// What was read last by a thread whose task is awake.
+struct Readings {
+    are_kept: Cell<bool>,
+    last: Cell<Option<Reading>>,
 }
 
 thread_local! {
-    static READ: Read =
-        const { Read { is_awake: Cell::new(false), moment: Cell::new(None), of_day: Cell::new(None) } };
+    static READINGS: Readings = const { Readings { are_kept: Cell::new(false), last: Cell::new(None) } };
 }
 
 /// The machine's clock, which may be set: ahead it is followed at once. When it is set back by less than a day,
@@ -201,7 +219,8 @@ impl System {
 
 impl Source for System {
     fn millis(&self) -> u64 {
-        let [wall, running] = [time_of_day(), moment().duration_since(self.started)]
+        let Reading { moment, of_day } = Reading::last();
+        let [wall, running] = [of_day, moment.duration_since(self.started)]
             .map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
         self.moment(wall, running).unsigned_abs()
     }
@@ -299,19 +318,21 @@ mod tests {
         assert_eq!(system.moment(0, HOUR + 11), 0, "a machine that has lost its clock");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn whoever_is_awake_reads_the_clock_once() {
-        let second = Duration::from_secs(1);
-        let before = moment();
-        tokio::time::advance(second).await;
-        assert_eq!(moment() - before, second, "asleep");
-        let awake = awake();
-        let woken = (moment(), time_of_day());
-        tokio::time::advance(second).await;
-        assert_eq!((moment(), time_of_day()), woken);
-        drop(awake);
-        assert_eq!(moment() - woken.0, second);
-        assert_ne!(time_of_day(), woken.1);
+    #[test]
+    fn whoever_is_awake_reads_the_clocks_once_and_both_together() {
+        let kept = || READINGS.with(|readings| readings.last.get()).map(|last| (last.moment, last.of_day));
+        awake(|| {
+            let woken = moment();
+            assert_eq!(kept(), Some((woken, time_of_day())), "one was read later than the other");
+            assert_eq!((moment(), kept().map(|kept| kept.0)), (woken, Some(woken)));
+            look_again();
+            assert_eq!(kept(), None);
+            time_of_day();
+            assert!(kept().is_some());
+        });
+        assert_eq!(kept(), None);
+        moment();
+        assert_eq!(kept(), None, "nobody is awake");
     }
 
     #[test]

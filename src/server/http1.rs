@@ -60,10 +60,7 @@ where
             let requests = Box::pin(requests(io, peer, seat, current, drain.clone()));
             let Some(mut stream) = requests.await? else { return Ok(()) };
             tokio::select! {
-                streamed = poll_fn(|context| {
-                    let _awake = clock::awake();
-                    stream.relay.poll(context)
-                }) => streamed?,
+                streamed = poll_fn(|context| clock::awake(|| stream.relay.poll(context))) => streamed?,
                 () = seat.told_to_leave() => return Ok(()),
             }
             let closes = stream.closes;
@@ -140,7 +137,6 @@ where
     }));
     let (mut is_leaving, mut known): (bool, Option<Waker>) = (false, None);
     let stream = poll_fn(|context| {
-        let _awake = clock::awake();
         // Waiting for what ends a connection costs as much as reading a request: done once, and when there is reason.
         let is_known = known.as_ref().is_some_and(|known| known.will_wake(context.waker()));
         let has_reason = !is_known || seat.is_told() || ending.has_changed().unwrap_or(true);
@@ -155,7 +151,7 @@ where
             is_leaving = true;
             Pin::new(&mut served).graceful_shutdown();
         }
-        match Pin::new(&mut served).poll(context) {
+        match clock::awake(|| Pin::new(&mut served).poll(context)) {
             Poll::Ready(outcome) => Poll::Ready(outcome.map(|()| None)),
             Poll::Pending => desk.take().map_or(Poll::Pending, |stream| Poll::Ready(Ok(Some(stream)))),
         }

@@ -166,7 +166,7 @@ impl Server {
         if self.strict_transport {
             reply::strict_transport(&mut response);
         }
-        let took = clock::moment() - began;
+        let took = began.elapsed();
         answered(&method, &path, client.address, &response, took).tell();
         let (status, outcome) = (response.status().as_u16(), response.extensions().get::<Outcome>());
         let outcome = outcome.map(|outcome| outcome.word);

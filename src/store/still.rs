@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Created, Page, Pending, Record, Records, Replaced};
-use crate::clock::{Clock, Time};
+use crate::clock::{self, Clock, Time};
 
 /// A store that can say at little cost whether others wrote to it.
 pub trait Others: Send + Sync {
@@ -155,6 +155,8 @@ impl Note<'_> {
 
 impl Drop for Note<'_> {
     fn drop(&mut self) {
+        // Not what it was when the task woke up: the write was done after that.
+        clock::look_again();
         let now = self.noted.clock.now();
         // What nobody waits for any more, or failed, may still be done.
         let done = if self.is_answered { now } else { now.after(MAY_LAST) };
