@@ -7,7 +7,11 @@
 FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --bin mcp-auth-proxy
+# Without a shared library, which takes a MiB less of memory; `just static` does the same.
+RUN target="$(rustc -vV | sed -n 's/^host: //p')" \
+    && RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs" \
+        cargo build --release --locked --bin mcp-auth-proxy --target "$target" \
+    && cp "target/$target/release/mcp-auth-proxy" /usr/local/bin/
 
 FROM debian:bookworm-slim
 # GitHub's certificate, and those of https upstreams, are checked against the system's trust store.
@@ -19,7 +23,7 @@ RUN apt-get update \
         --shell /usr/sbin/nologin mcp-auth-proxy \
     && install -d /etc/mcp-auth-proxy \
     && install -d -o 10001 -g 10001 -m 0700 /var/lib/mcp-auth-proxy
-COPY --from=build /src/target/release/mcp-auth-proxy /usr/local/bin/mcp-auth-proxy
+COPY --from=build /usr/local/bin/mcp-auth-proxy /usr/local/bin/mcp-auth-proxy
 
 # A number, because Kubernetes cannot tell from a name that it is not root.
 USER 10001:10001
