@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use super::{Created, Page, Pending, Record, Records, Replaced};
 use crate::clock::{self, Clock, Time};
@@ -26,8 +27,9 @@ pub struct Still {
     quiet_since: AtomicU64,
     /// When that was last found to be so.
     found_at: AtomicU64,
-    /// Somebody wants to know.
+    /// Somebody wants to know, and was not looked for yet.
     is_wanted: AtomicBool,
+    wanted: Notify,
     /// When this process last wrote, by place.
     written: [AtomicU64; PLACES],
     places: std::hash::RandomState,
@@ -44,6 +46,7 @@ impl Default for Still {
             quiet_since: AtomicU64::new(u64::MAX),
             found_at: AtomicU64::new(0),
             is_wanted: AtomicBool::new(false),
+            wanted: Notify::new(),
             written: [const { AtomicU64::new(0) }; PLACES],
             places: std::hash::RandomState::new(),
         }
@@ -61,6 +64,7 @@ impl Still {
         // Written once for each look, and read by everybody.
         if !self.is_wanted.load(Ordering::Relaxed) {
             self.is_wanted.store(true, Ordering::Relaxed);
+            self.wanted.notify_one();
         }
     }
 
@@ -90,17 +94,15 @@ impl Still {
         self.quiet_since.store(answered.millis(), Ordering::Release);
     }
 
-    /// Looks again and again, as long as somebody wants to know.
+    /// Looks again and again, as long as somebody wants to know; at once for who comes after a pause, since until then
+    /// everything must be read anew.
     pub async fn watch(self: Arc<Self>, others: Arc<dyn Others>, clock: Clock, every: Duration) {
-        let mut ticks = interval(every);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut known = None;
         loop {
-            ticks.tick().await;
-            if !self.is_wanted.swap(false, Ordering::Relaxed) {
-                continue;
-            }
+            self.wanted.notified().await;
+            self.is_wanted.store(false, Ordering::Relaxed);
             self.look(&*others, &clock, &mut known).await;
+            sleep(every).await;
         }
     }
 
@@ -213,10 +215,12 @@ mod tests {
     struct World {
         writes: AtomicU64,
         is_away: AtomicBool,
+        looks: AtomicU64,
     }
 
     impl Others for World {
         fn writes(&self) -> Pending<'_, u64> {
+            self.looks.fetch_add(1, Ordering::Relaxed);
             Box::pin(async {
                 match self.is_away.load(Ordering::Relaxed) {
                     true => Err(StoreError::unreachable("away")),
@@ -265,6 +269,28 @@ mod tests {
         still.look(&world, &clock, &mut known).await;
         assert_eq!(still.holds_until(read, places), read);
         assert_eq!(still.holds_until(clock.now(), places), clock.now(), "read in the moment of the look");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_comes_after_a_pause_does_not_wait_for_a_look() {
+        let (world, still, every) = (Arc::<World>::default(), Arc::<Still>::default(), SECOND / 4);
+        tokio::spawn(still.clone().watch(world.clone(), ManualClock::new(1).clock(), every));
+        let looks = async || {
+            tokio::task::yield_now().await;
+            world.looks.load(Ordering::Relaxed)
+        };
+        assert_eq!(looks().await, 0, "nobody wants to know");
+        for pause in 1..4 {
+            still.want();
+            assert_eq!(looks().await, 2 * pause - 1, "at once");
+            still.want();
+            still.want();
+            assert_eq!(looks().await, 2 * pause - 1, "not more often than agreed");
+            tokio::time::advance(every).await;
+            assert_eq!(looks().await, 2 * pause);
+            tokio::time::advance(SECOND * 60).await;
+            assert_eq!(looks().await, 2 * pause);
+        }
     }
 
     #[tokio::test]
