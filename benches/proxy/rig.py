@@ -109,13 +109,17 @@ class Process:
             found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
         return found
 
-    def cpu(self):
-        """Seconds of processor time so far: utime + stime."""
-        ticks = 0
+    def times(self):
+        """Seconds of processor time so far, in user space and in the kernel: utime and stime."""
+        user = kernel = 0
         for pid in self.pids():
             fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / TICK
+            user, kernel = user + int(fields[11]), kernel + int(fields[12])
+        return user / TICK, kernel / TICK
+
+    def cpu(self):
+        """Both together."""
+        return sum(self.times())
 
     def cpu_ns(self):
         """The same without rounding to ticks, for little work."""
