@@ -133,22 +133,15 @@ impl Authenticator for KeyRing {
 
 impl Key {
     fn derive(master: &[u8; 32]) -> Self {
-        let subkey = |purpose: &str| -> [u8; 32] { mac_over(&hmac(master), &[purpose.as_bytes()]) };
+        let subkey =
+            |purpose: &str| -> [u8; 32] { mac_over(&hmac(master), std::iter::once(purpose.as_bytes())) };
         let [id, ..] = subkey("mcp-auth-proxy key id");
         let aead = XChaCha20Poly1305::new(&subkey("mcp-auth-proxy seal").into());
         Key { id, mac: hmac(&subkey("mcp-auth-proxy mac")), aead }
     }
 
     fn tag(&self, kind: &str, parts: &[&[u8]]) -> Tag {
-        let mut mac = self.mac.clone();
-        match Gathered::of(kind, parts) {
-            Some(gathered) => mac.update(gathered.bytes()),
-            None => {
-                update_with(&mut mac, kind.as_bytes());
-                parts.iter().for_each(|part| update_with(&mut mac, part));
-            }
-        }
-        let full: [u8; 32] = mac.finalize().into_bytes().into();
+        let full = mac_over(&self.mac, std::iter::once(kind.as_bytes()).chain(parts.iter().copied()));
         let mut tag = [0; TAG_BYTES];
         tag.copy_from_slice(&full[..TAG_BYTES]);
         tag
@@ -174,9 +167,12 @@ fn hmac(key: &[u8; 32]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
-fn mac_over(mac: &Hmac<Sha256>, parts: &[&[u8]]) -> [u8; 32] {
+fn mac_over<'a>(mac: &Hmac<Sha256>, parts: impl Iterator<Item = &'a [u8]> + Clone) -> [u8; 32] {
     let mut mac = mac.clone();
-    parts.iter().for_each(|part| update_with(&mut mac, part));
+    match Gathered::of(parts.clone()) {
+        Some(gathered) => mac.update(gathered.bytes()),
+        None => parts.for_each(|part| update_with(&mut mac, part)),
+    }
     mac.finalize().into_bytes().into()
 }
 
@@ -185,7 +181,7 @@ fn update_with(mac: &mut Hmac<Sha256>, part: &[u8]) {
     mac.update(part);
 }
 
-/// What a tag is over, in one piece: handing it to the hash piece by piece costs as much as hashing it.
+/// What a MAC is over, in one piece: handing it to the hash piece by piece costs as much as hashing it.
 struct Gathered {
     bytes: [u8; GATHERED],
     length: usize,
@@ -193,10 +189,9 @@ struct Gathered {
 
 impl Gathered {
     /// None when it is long, as hardly any is.
-    fn of(kind: &str, parts: &[&[u8]]) -> Option<Self> {
+    fn of<'a>(mut parts: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         let mut gathered = Gathered { bytes: [0; GATHERED], length: 0 };
-        gathered.put(kind.as_bytes())?;
-        parts.iter().try_for_each(|part| gathered.put(part))?;
+        parts.try_for_each(|part| gathered.put(part))?;
         Some(gathered)
     }
 

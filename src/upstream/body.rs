@@ -27,7 +27,7 @@ pub enum RequestBody {
 
 /// A body that is passed on while it arrives.
 pub struct Streaming {
-    pub body: Inbound<Incoming>,
+    body: Inbound<Incoming>,
     /// How many pieces have passed.
     progress: Arc<AtomicU64>,
 }
