@@ -159,12 +159,13 @@ impl Gate {
             Bearer::Malformed => return Err(Denial::Malformed),
             Bearer::Token(token) => token,
         };
-        let token = Verified::<Access>::parse(&*self.keys, token).ok_or(Denial::Forged)?;
+        // Before the token is judged, like all that costs time: that must not tell an expired token from a forged one.
         let now = self.clock.now();
-        self.still.want();
+        let token = Verified::<Access>::parse(&*self.keys, token).ok_or(Denial::Forged)?;
         if now >= token.claims.expires {
             return Err(Denial::Invalid("expired"));
         }
+        self.still.want();
         let family =
             match self.live.get(&token.claims.family).filter(|family| family.is_fresh(now, &self.still)) {
                 Some(family) => family,

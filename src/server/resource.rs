@@ -121,10 +121,12 @@ impl Server {
     /// Counts tokens that were never ours. Whoever holds one of ours is not touched by it, not even when it
     /// has expired: they need the 401 to get a new one.
     fn forged_too_often(&self, denial: Denial, client: Client, headers: &http::HeaderMap) -> Denial {
+        // Who asks is looked at whether or not it will be counted: the time must not tell a token of ours that has
+        // expired from one that never was.
+        let who = Who::Source(self.proxies.source(client, headers));
         if !matches!(denial, Denial::Forged) {
             return denial;
         }
-        let who = Who::Source(self.proxies.source(client, headers));
         match self.limits.bad_bearers.take(&who) {
             Ok(()) => denial,
             Err(limit::Limited { retry_after }) => Denial::TooOften { retry_after },
