@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Response, Version};
-use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::body::{Frame, SizeHint};
 use tokio::sync::watch;
 
 use super::Server;
@@ -16,13 +16,13 @@ use super::body::Body;
 use super::drain::Drain;
 use super::seats::Request as OpenRequest;
 use crate::telemetry::metrics::OpenStream;
-use crate::upstream;
+use crate::upstream::{self, Payload};
 
 /// The answer to one request; it is open until its body is through.
 pub async fn answered(
     server: Arc<Server>,
     peer: SocketAddr,
-    request: Box<http::Request<Incoming>>,
+    request: Box<http::Request<Payload>>,
     open: OpenRequest,
     mut drain: watch::Receiver<Drain>,
 ) -> Response<Answering> {
@@ -61,9 +61,14 @@ pub struct Answering {
 type Farewell = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Answering {
-    /// Whether it is a stream of events that may last.
-    pub fn is_events(&self) -> bool {
-        self.body.is_events()
+    /// Whether it is an upstream's.
+    pub fn is_of_an_upstream(&self) -> bool {
+        self.body.is_of_an_upstream()
+    }
+
+    /// Whether all of it is there.
+    pub fn is_whole(&self) -> bool {
+        self.body.is_whole()
     }
 
     /// Whether the end has begun, and this is a good place for it.

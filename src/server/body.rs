@@ -27,6 +27,16 @@ impl Body {
         }
     }
 
+    /// Whether it is an upstream's.
+    pub fn is_of_an_upstream(&self) -> bool {
+        matches!(self, Body::Whole(..) | Body::Stream(..))
+    }
+
+    /// Whether all of it is there.
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Body::Full(_) | Body::Whole(..))
+    }
+
     /// Whether it is a stream of events that may last.
     pub fn is_events(&self) -> bool {
         matches!(self, Body::Stream(answer, _) if answer.is_events())

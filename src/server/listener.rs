@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,7 +27,8 @@ use super::http1::{self, Ended};
 use super::seats::{Seated, Seats, TICK};
 use super::secure::{self, Secure};
 use super::sniff::{Opened, Sniffed, sniff};
-use crate::{telemetry, upstream};
+use crate::telemetry;
+use crate::upstream::{self, Payload};
 
 /// Binds one listener per worker to the same address. With more than one they share the port, which would
 /// let a second process share it too: so it is first bound alone.
@@ -240,8 +243,8 @@ where
 {
     let head_timeout = current.now().bounds.head_timeout;
     let (draining, asked) = (drain.clone(), &Notify::new());
-    let service = service_fn(move |request| {
-        let request = Box::new(request);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let request = Box::new(request.map(Payload::Arriving));
         let (server, open, draining) = (current.now(), seat.watched_request(), draining.clone());
         asked.notify_one();
         // Boxed here too: a stream whose answer is on its way, or waits for its client, is no larger than that.

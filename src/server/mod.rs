@@ -9,10 +9,8 @@ mod bounds;
 mod drain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
-mod head_timer;
 mod http1;
 mod listener;
-mod relay;
 pub mod reply;
 mod resource;
 pub mod router;
@@ -30,7 +28,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, Request, Response, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -48,7 +46,7 @@ use crate::telemetry::metrics::Word;
 use crate::telemetry::numbers::Numbers;
 use crate::telemetry::traces::Span;
 use crate::tls::Shown;
-use crate::upstream::Upstream;
+use crate::upstream::{Payload, Upstream};
 use address::Client;
 pub use address::Proxies;
 use body::Body;
@@ -143,7 +141,7 @@ impl Server {
     pub async fn answer(
         self: Arc<Self>,
         peer: SocketAddr,
-        request: Box<Request<Incoming>>,
+        request: Box<Request<Payload>>,
         open: &seats::Request,
     ) -> Response<Body> {
         let began = clock::moment();
@@ -208,7 +206,7 @@ impl Server {
         &self,
         route: Route<'_>,
         client: Client,
-        request: Box<Request<Incoming>>,
+        request: Box<Request<Payload>>,
         open: &seats::Request,
         span: &mut Option<Span>,
     ) -> Response<Body> {
@@ -236,7 +234,7 @@ impl Server {
     }
 
     /// A refusal that arrives, whatever the client is still sending.
-    fn refused(&self, request: Box<Request<Incoming>>, problem: Problem) -> Boxed<Response<Body>> {
+    fn refused(&self, request: Box<Request<Payload>>, problem: Problem) -> Boxed<Response<Body>> {
         Box::pin(async move {
             let_it_arrive(request).await;
             reply::problem(problem)
@@ -248,7 +246,7 @@ impl Server {
         &self,
         endpoint: Endpoint,
         client: Client,
-        request: Box<Request<Incoming>>,
+        request: Box<Request<Payload>>,
     ) -> Response<Body> {
         let methods = endpoint.methods();
         if *request.method() == Method::OPTIONS && endpoint.is_for_scripts() {
@@ -325,7 +323,7 @@ fn accepts(headers: &http::HeaderMap, kind: &str) -> bool {
     headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|value| value.contains(kind)))
 }
 
-async fn whole(mut body: Incoming, patience: Duration) -> Result<bytes::Bytes, Problem> {
+async fn whole(mut body: Payload, patience: Duration) -> Result<bytes::Bytes, Problem> {
     let fits = body.size_hint().lower() <= MAX_FORM as u64;
     if fits {
         match timeout(FORM_TIMEOUT.min(patience), Limited::new(&mut body, MAX_FORM).collect()).await {
@@ -340,7 +338,7 @@ async fn whole(mut body: Incoming, patience: Duration) -> Result<bytes::Bytes, P
 }
 
 /// Takes what a client is sending beside a request that is refused.
-async fn let_it_arrive(request: Box<Request<Incoming>>) {
+async fn let_it_arrive(request: Box<Request<Payload>>) {
     // Polling the body of a client that waits for 100 would invite it to send.
     if !request.body().is_end_stream() && !request.headers().contains_key(header::EXPECT) {
         linger(request.into_body()).await;
@@ -349,7 +347,7 @@ async fn let_it_arrive(request: Box<Request<Incoming>>) {
 
 /// Reads on for a moment and throws it away: closing on a client that is still sending would reset the
 /// connection, and the answer would be lost on its way.
-async fn linger(mut body: Incoming) {
+async fn linger(mut body: Payload) {
     let discard = async {
         let mut left = MAX_DISCARDED;
         while let Some(Ok(frame)) = body.frame().await {

@@ -1,7 +1,6 @@
 //! Requests for a resource: the gate first, then the upstream; counted, traced and written down on the way.
 
 use http::{Method, Request, Response, header};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::address::Client;
@@ -17,7 +16,7 @@ use crate::telemetry::audit::Event;
 use crate::telemetry::call::Call;
 use crate::telemetry::metrics::PERMITTED;
 use crate::telemetry::traces::Span;
-use crate::upstream;
+use crate::upstream::{self, Payload};
 
 impl Server {
     /// Answers of resources are never kept by a cache, so only pages get the headers for pages.
@@ -25,7 +24,7 @@ impl Server {
         &self,
         number: usize,
         client: Client,
-        request: Box<Request<Incoming>>,
+        request: Box<Request<Payload>>,
         open: &seats::Request,
         span: &mut Option<Span>,
     ) -> Response<Body> {
@@ -42,7 +41,7 @@ impl Server {
         &self,
         number: usize,
         client: Client,
-        request: Box<Request<Incoming>>,
+        request: Box<Request<Payload>>,
         open: &seats::Request,
         span: &mut Option<Span>,
     ) -> Response<Body> {
@@ -85,7 +84,7 @@ impl Server {
         &self,
         published: &Published,
         permit: Permit,
-        mut request: Box<Request<Incoming>>,
+        mut request: Box<Request<Payload>>,
         held: Held<u64>,
         span: &mut Option<Span>,
     ) -> Response<Body> {
@@ -165,7 +164,7 @@ impl Drop for Told<'_> {
 }
 
 /// A person who typed the resource's address into a browser.
-fn is_a_browser(request: &Request<Incoming>) -> bool {
+fn is_a_browser(request: &Request<Payload>) -> bool {
     *request.method() == Method::GET
         && !request.headers().contains_key(header::AUTHORIZATION)
         && accepts(request.headers(), "text/html")

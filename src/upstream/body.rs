@@ -17,6 +17,14 @@ use super::pool::Home;
 use super::sse;
 use crate::gate::PermitWatch;
 
+/// The body of a client's request.
+pub enum Payload {
+    /// All there: it was read together with its head.
+    Whole(Bytes),
+    /// As hyper passes it on.
+    Arriving(Incoming),
+}
+
 /// The body of a request to the upstream.
 pub enum RequestBody {
     /// Small, and all there; empty once it stands in the message.
@@ -27,7 +35,7 @@ pub enum RequestBody {
 
 /// A body that is passed on while it arrives.
 pub struct Streaming {
-    body: Inbound<Incoming>,
+    body: Inbound<Payload>,
     /// How many pieces have passed.
     progress: Arc<AtomicU64>,
 }
@@ -41,6 +49,36 @@ pub struct Inbound<B> {
     patience: Patience,
 }
 
+impl Body for Payload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match self.get_mut() {
+            Payload::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Payload::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Payload::Arriving(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Payload::Whole(bytes) => bytes.is_empty(),
+            Payload::Arriving(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Payload::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Payload::Arriving(body) => body.size_hint(),
+        }
+    }
+}
+
 impl Default for RequestBody {
     /// None, or one that stands in its message.
     fn default() -> Self {
@@ -49,7 +87,7 @@ impl Default for RequestBody {
 }
 
 impl RequestBody {
-    pub fn streaming(body: Inbound<Incoming>) -> Self {
+    pub fn streaming(body: Inbound<Payload>) -> Self {
         RequestBody::Streaming(Box::new(Streaming { body, progress: Arc::default() }))
     }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tracing::warn;
 
 use crate::clock::Clock;
@@ -32,7 +32,7 @@ use crate::seal::KeyRing;
 use crate::telemetry::call::Call;
 use crate::telemetry::metrics::Ejected;
 use asked::Asked;
-pub use body::{Answer, Broken};
+pub use body::{Answer, Broken, Payload};
 use body::{BodyTrouble, Inbound, RequestBody};
 use delivery::Delivery;
 use http1::{Answered, Trouble};
@@ -104,7 +104,7 @@ impl Upstream {
     pub async fn forward(
         &self,
         permit: Permit,
-        mut request: Box<Request<Incoming>>,
+        mut request: Box<Request<Payload>>,
         calls: Option<&mut Vec<Call>>,
     ) -> Result<Response<Answer>, Failure> {
         let binding = Binding::new(&self.keys, permit.resource().url(), permit.person());
@@ -133,7 +133,7 @@ impl Upstream {
     }
 
     /// Small bodies are taken whole: they leave in one piece and survive a redirect. `None` says that one is to stream.
-    async fn whole(&self, request: &mut Request<Incoming>) -> Result<Option<Bytes>, Failure> {
+    async fn whole(&self, request: &mut Request<Payload>) -> Result<Option<Bytes>, Failure> {
         let Settings { max_body, body_timeout, .. } = self.settings;
         let length = request.body().size_hint().exact();
         if length.is_some_and(|length| length > max_body) {
@@ -150,7 +150,7 @@ impl Upstream {
     }
 
     /// A body that is passed on while it arrives.
-    fn streaming(&self, request: Request<Incoming>) -> RequestBody {
+    fn streaming(&self, request: Request<Payload>) -> RequestBody {
         let Settings { max_body, body_timeout, .. } = self.settings;
         let knows_its_end =
             request.body().size_hint().exact().is_some() || request.version() == Version::HTTP_2;
@@ -243,7 +243,7 @@ impl Failure {
 }
 
 /// Whether all of a request's body has been taken from its connection before the upstream is asked.
-pub fn is_read_whole(method: &Method, body: &Incoming) -> bool {
+pub fn is_read_whole(method: &Method, body: &Payload) -> bool {
     match body.size_hint().exact() {
         Some(0) => true,
         Some(length) => *method != Method::GET && length <= SMALL_BODY,

@@ -1,32 +1,35 @@
-//! An event stream on a connection that was taken out of hyper: nothing waits with it but two sockets.
+//! An answer on its way out: nothing waits with it but two sockets.
 //!
-//! hyper keeps a buffer to read into and one for heads for as long as a connection lasts, which for streams is hours.
-//! RFC 9112 §7.1 (chunked), §9.3 (the connection goes on), §9.6.
+//! RFC 9112 §6.3, §7.1 (chunked), §9.3 (the connection goes on), §9.6.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http::header::{CONNECTION, DATE};
-use http::{HeaderMap, StatusCode};
+use bytes::{Buf as _, Bytes};
 use hyper::body::{Body, Frame};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 
-/// A stream, the connection it goes out by, and what is on its way.
+use super::ahead::Ahead;
+use super::head::Framing;
+
+/// An answer, the connection it goes out by, and what is on its way.
 pub struct Relay<T, B> {
     io: T,
     body: B,
+    framing: Framing,
     /// Not taken by the client yet. No memory while there is nothing.
     out: Vec<u8>,
     written: usize,
+    /// A large piece, which goes out behind it, and what follows that.
+    data: Bytes,
+    after: &'static [u8],
     is_new: bool,
     is_ending: bool,
-    /// What the client says meanwhile: its next request.
-    ahead: Vec<u8>,
+    ahead: Ahead,
 }
 
-/// Why a stream did not come to its end.
+/// Why an answer did not come to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken<E> {
     #[error("the client left")]
@@ -43,12 +46,14 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
     B: Body<Data = Bytes> + Unpin,
 {
-    /// Begins with the head, which takes along what is there of the stream.
-    pub fn new(io: T, head: Vec<u8>, body: B) -> Self {
-        Relay { io, body, out: head, written: 0, is_new: true, is_ending: false, ahead: Vec::new() }
+    /// Begins with the head, which takes along what is there of the body.
+    pub fn new(io: T, head: Vec<u8>, body: B, framing: Framing) -> Self {
+        let ahead = Ahead::default();
+        let (data, after) = (Bytes::new(), &[][..]);
+        Relay { io, body, framing, out: head, written: 0, data, after, is_new: true, is_ending: false, ahead }
     }
 
-    /// Passes the stream on; ready at its end.
+    /// Passes the answer on; ready at its end.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Broken<B::Error>>> {
         if std::mem::take(&mut self.is_new) {
             self.poll_body(context)?;
@@ -61,33 +66,68 @@ where
                 break;
             }
         }
-        self.poll_ahead(context).map(Err)
+        let left = ready!(self.ahead.poll(&mut self.io, context));
+        Poll::Ready(Err(left.map_or_else(Broken::Io, |()| Broken::Left)))
     }
 
     /// The connection, with what the client said on it meanwhile.
     pub fn into_connection(self) -> (T, Vec<u8>) {
-        (self.io, self.ahead)
+        (self.io, self.ahead.into_bytes())
     }
 
     /// Takes what comes next; whether there was anything. Not called while the client is busy with what came before.
     fn poll_body(&mut self, context: &mut Context<'_>) -> Result<bool, Broken<B::Error>> {
-        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else { return Ok(false) };
-        match frame.transpose().map_err(Broken::Cut)?.map(Frame::into_data) {
-            Some(Ok(data)) => chunk(&mut self.out, &data),
-            Some(Err(_)) => {}
-            None => {
-                self.out.extend_from_slice(b"0\r\n\r\n");
-                self.is_ending = true;
+        if !self.body.is_end_stream() {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else { return Ok(false) };
+            match frame.transpose().map_err(Broken::Cut)?.map(Frame::into_data) {
+                Some(Ok(data)) => self.piece(data),
+                Some(Err(_)) => {}
+                None => self.is_ending = true,
+            }
+        }
+        self.is_ending |= self.body.is_end_stream();
+        if self.is_ending && self.framing == Framing::Chunked {
+            match self.data.is_empty() {
+                true => self.out.extend_from_slice(LAST_CHUNK),
+                false => self.after = END_OF_LAST,
             }
         }
         Ok(true)
     }
 
+    /// Frames a piece. An empty chunk would be the last.
+    fn piece(&mut self, data: Bytes) {
+        let is_chunked = self.framing == Framing::Chunked;
+        if data.is_empty() {
+            return;
+        }
+        if is_chunked {
+            self.out.reserve(FRAMING + if data.len() > COPIED { 0 } else { data.len() });
+            self.out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+        }
+        let after = if is_chunked { LINE_END } else { &[] };
+        if data.len() > COPIED {
+            (self.data, self.after) = (data, after);
+        } else {
+            self.out.extend_from_slice(&data);
+            self.out.extend_from_slice(after);
+        }
+    }
+
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.written < self.out.len() {
-            match ready!(Pin::new(&mut self.io).poll_write(context, &self.out[self.written..]))? {
+        loop {
+            let out = &self.out[self.written..];
+            if out.is_empty() && self.data.is_empty() && self.after.is_empty() {
+                break;
+            }
+            let io = Pin::new(&mut self.io);
+            let written = match self.data.is_empty() && self.after.is_empty() {
+                true => io.poll_write(context, out),
+                false => io.poll_write_vectored(context, &[out, &self.data, self.after].map(IoSlice::new)),
+            };
+            match ready!(written)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.written += written,
+                written => self.wrote(written),
             }
         }
         if !self.out.is_empty() {
@@ -96,62 +136,27 @@ where
         Pin::new(&mut self.io).poll_flush(context)
     }
 
-    /// Ready when the client has left. What it says is kept for later, within bounds: beyond them it is not read, and
-    /// that it left shows when it is written to.
-    fn poll_ahead(&mut self, context: &mut Context<'_>) -> Poll<Broken<B::Error>> {
-        while self.ahead.len() < MAX_AHEAD {
-            let mut piece = [0; 1 << 10];
-            let mut read = ReadBuf::new(&mut piece);
-            match ready!(Pin::new(&mut self.io).poll_read(context, &mut read)) {
-                Err(error) => return Poll::Ready(error.into()),
-                Ok(()) if read.filled().is_empty() => return Poll::Ready(Broken::Left),
-                Ok(()) => self.ahead.extend_from_slice(read.filled()),
-            }
+    /// So many bytes are on their way.
+    fn wrote(&mut self, bytes: usize) {
+        let of_out = bytes.min(self.out.len() - self.written);
+        self.written += of_out;
+        let of_data = (bytes - of_out).min(self.data.len());
+        self.data.advance(of_data);
+        if self.data.is_empty() {
+            // Nor what it lies in.
+            self.data = Bytes::new();
         }
-        Poll::Pending
+        self.after = &self.after[bytes - of_out - of_data..];
     }
 }
 
-/// The head of a stream in HTTP/1.1. RFC 9112 §4, §6.1; RFC 9110 §6.6.1 (`date` is the whole value).
-pub fn head(status: StatusCode, headers: &HeaderMap, date: &str, closes: bool) -> Vec<u8> {
-    let mut head = Vec::with_capacity(HEAD);
-    let reason = status.canonical_reason().unwrap_or_default();
-    head.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).as_bytes());
-    let mut line = |name: &[u8], value: &[u8]| {
-        for part in [name, b": ", value, b"\r\n"] {
-            head.extend_from_slice(part);
-        }
-    };
-    for (name, value) in headers.iter().filter(|(name, _)| **name != CONNECTION) {
-        line(name.as_str().as_bytes(), value.as_bytes());
-    }
-    line(b"transfer-encoding", b"chunked");
-    if closes {
-        line(b"connection", b"close");
-    }
-    if !headers.contains_key(DATE) {
-        line(b"date", date.as_bytes());
-    }
-    head.extend_from_slice(b"\r\n");
-    head
-}
-
-/// An empty chunk would be the last.
-fn chunk(out: &mut Vec<u8>, data: &[u8]) {
-    if !data.is_empty() {
-        out.reserve(data.len() + FRAMING);
-        out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
-        out.extend_from_slice(data);
-        out.extend_from_slice(b"\r\n");
-    }
-}
-
-/// An ordinary head with a first event.
-const HEAD: usize = 1 << 10;
+/// Pieces up to this size are copied behind what is to be written before them: one write costs less than its parts.
+const COPIED: usize = 4 << 10;
 /// Around a chunk, at most.
-const FRAMING: usize = 20;
-/// Heads and small messages that clients send without waiting; more are not read before the stream has ended.
-const MAX_AHEAD: usize = 16 << 10;
+const FRAMING: usize = 32;
+const LINE_END: &[u8] = b"\r\n";
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+const END_OF_LAST: &[u8] = b"\r\n0\r\n\r\n";
 
 #[cfg(test)]
 mod tests {
@@ -161,6 +166,7 @@ mod tests {
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
+    use super::super::ahead::MAX_AHEAD;
     use super::*;
 
     /// Gives what is in it, then waits, or ends if it says so.
@@ -214,7 +220,12 @@ mod tests {
         let (mut client, server) = duplex(1 << 16);
         let feed = Feed::default();
         feed.say(Some(Ok("one")));
-        let relay = tokio::spawn(through(Relay::new(server, b"HEAD\r\n\r\n".to_vec(), feed.clone())));
+        let relay = tokio::spawn(through(Relay::new(
+            server,
+            b"HEAD\r\n\r\n".to_vec(),
+            feed.clone(),
+            Framing::Chunked,
+        )));
         let mut heard = vec![0; 16];
         client.read_exact(&mut heard).await.expect("head and first event");
         assert_eq!(heard, b"HEAD\r\n\r\n3\r\none\r\n");
@@ -236,14 +247,14 @@ mod tests {
         let feed = Feed::default();
         feed.say(Some(Ok("one")));
         feed.say(Some(Err(Cut)));
-        let cut = through(Relay::new(server, Vec::new(), feed)).await;
+        let cut = through(Relay::new(server, Vec::new(), feed, Framing::Chunked)).await;
         assert!(matches!(cut, Err(Broken::Cut(Cut))));
         let mut heard = Vec::new();
         client.read_to_end(&mut heard).await.expect("reads");
         assert_eq!(heard, b"3\r\none\r\n");
         let (client, server) = duplex(1 << 16);
         drop(client);
-        let left = through(Relay::new(server, Vec::new(), Feed::default())).await;
+        let left = through(Relay::new(server, Vec::new(), Feed::default(), Framing::Chunked)).await;
         assert!(matches!(left, Err(Broken::Left)));
     }
 
@@ -254,7 +265,7 @@ mod tests {
         for _ in 0..3 {
             feed.say(Some(Ok("0123456789")));
         }
-        let relay = tokio::spawn(through(Relay::new(server, Vec::new(), feed.clone())));
+        let relay = tokio::spawn(through(Relay::new(server, Vec::new(), feed.clone(), Framing::Chunked)));
         let mut first = [0; 8];
         client.read_exact(&mut first).await.expect("reads");
         tokio::task::yield_now().await;
@@ -268,21 +279,10 @@ mod tests {
         let (mut client, server) = duplex(1 << 20);
         client.write_all(&vec![b'x'; 1 << 19]).await.expect("writes");
         let feed = Feed::default();
-        let relay = tokio::spawn(through(Relay::new(server, Vec::new(), feed.clone())));
+        let relay = tokio::spawn(through(Relay::new(server, Vec::new(), feed.clone(), Framing::Chunked)));
         tokio::task::yield_now().await;
         feed.say(None);
         let (_, ahead) = relay.await.expect("runs").expect("to its end");
         assert!(ahead.len() < MAX_AHEAD + 1024, "{}", ahead.len());
-    }
-
-    #[test]
-    fn heads_say_how_they_are_framed() {
-        let mut headers = HeaderMap::new();
-        headers.insert("x-a", "b".parse().expect("a value"));
-        headers.insert(CONNECTION, "close".parse().expect("a value"));
-        let text = |closes| String::from_utf8(head(StatusCode::OK, &headers, "now", closes)).expect("text");
-        let expected = "HTTP/1.1 200 OK\r\nx-a: b\r\ntransfer-encoding: chunked\r\n";
-        assert_eq!(text(true), format!("{expected}connection: close\r\ndate: now\r\n\r\n"));
-        assert_eq!(text(false), format!("{expected}date: now\r\n\r\n"));
     }
 }

@@ -2,7 +2,7 @@
 //! within microseconds: here a connection has one, which is set on only when it has run out for an earlier head.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,42 @@ use tokio::time::sleep_until;
 
 /// The timer of a connection.
 #[derive(Clone, Default)]
-pub struct HeadTimer(Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>);
+pub struct HeadTimer(Arc<Mutex<Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// When the head should be there that was waited for before hyper began.
+    begun: Option<Instant>,
+}
+
+impl HeadTimer {
+    /// Ready when a head should have been there.
+    pub fn poll_until(&self, until: Instant, context: &mut Context<'_>) -> Poll<()> {
+        let sleep = &mut self.lock().sleep;
+        let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
+        if sleep.deadline() > until.into() {
+            sleep.as_mut().reset(until.into());
+        }
+        loop {
+            ready!(sleep.as_mut().poll(context));
+            if sleep.deadline() >= until.into() {
+                return Poll::Ready(());
+            }
+            // It ran out for a head that came in time.
+            sleep.as_mut().reset(until.into());
+        }
+    }
+
+    /// The next head that hyper waits for has begun: it has no more than what is left of its time.
+    pub fn begun(&self, until: Instant) {
+        self.lock().begun = Some(until);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Over when one head should have been there.
 struct Head {
@@ -25,6 +60,7 @@ impl Timer for HeadTimer {
     }
 
     fn sleep_until(&self, until: Instant) -> Pin<Box<dyn Sleep>> {
+        let until = self.lock().begun.take().map_or(until, |begun| begun.min(until));
         Box::pin(Head { until, timer: self.clone() })
     }
 
@@ -40,20 +76,7 @@ impl Future for Head {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let until = self.until.into();
-        let mut timer = self.timer.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let sleep = timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        if sleep.deadline() > until {
-            sleep.as_mut().reset(until);
-        }
-        loop {
-            ready!(sleep.as_mut().poll(context));
-            if sleep.deadline() >= until {
-                return Poll::Ready(());
-            }
-            // It ran out for a head that came in time.
-            sleep.as_mut().reset(until);
-        }
+        self.timer.poll_until(self.until, context)
     }
 }
 

@@ -1,0 +1,126 @@
+//! HTTP/1.1 connections. Messages that are there as a whole and leave nothing to be decided are read by our own hand,
+//! which costs a third of what a general server does ([`plain`]); everything else is hyper's ([`general`]). Upstreams'
+//! answers leave by our own hand either way ([`relay`]): a stream lasts for hours, and hyper would keep its buffers.
+
+mod ahead;
+mod ends;
+mod general;
+mod head;
+mod head_timer;
+mod plain;
+mod relay;
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+
+use http::Response;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::Current;
+use super::answering::Answering;
+use super::drain::Drain;
+use super::listener::PARTING;
+use super::seats::Seated;
+use super::sniff::Sniffed;
+use crate::clock;
+use crate::protocol::connection;
+use crate::upstream;
+use head::Framing;
+use plain::Left;
+use relay::Relay;
+
+/// Why a connection ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    #[error("an answer did not come to its end: {0}")]
+    Answer(#[from] relay::Broken<upstream::Broken>),
+}
+
+/// Serves a connection until its end.
+#[expect(clippy::manual_async_fn, reason = "which has room for each argument twice")]
+pub fn serve<T>(
+    mut io: Sniffed<T>,
+    peer: SocketAddr,
+    seat: &Seated,
+    current: &Current,
+    drain: &watch::Receiver<Drain>,
+) -> impl Future<Output = Result<(), Ended>> + Send
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    async move {
+        loop {
+            // Boxed: a stream should not hold the room of what reads requests, nor that one the stream's.
+            let mut plain = Box::pin(plain::requests(io, peer, seat, current, drain.clone()));
+            let left = poll_fn(|context| clock::awake(|| plain.as_mut().poll(context))).await;
+            drop(plain);
+            let mut outgoing = match left? {
+                Left::Nobody => return Ok(()),
+                Left::Over(io) => return part(io).await,
+                Left::Answer(outgoing) => outgoing,
+                Left::Other(io, timer) => {
+                    let requests = general::requests(io, timer, peer, seat, current, drain.clone());
+                    match Box::pin(requests).await? {
+                        Some(outgoing) => outgoing,
+                        None => return Ok(()),
+                    }
+                }
+            };
+            tokio::select! {
+                passed = poll_fn(|context| clock::awake(|| outgoing.relay.poll(context))) => passed?,
+                () = seat.told_to_leave() => return Ok(()),
+            }
+            let closes = outgoing.closes;
+            io = outgoing.into_connection();
+            if closes {
+                return part(io).await;
+            }
+        }
+    }
+}
+
+/// Says that this was all; over or not, the connection ends.
+async fn part<T: AsyncWrite + Unpin>(mut io: Sniffed<T>) -> Result<(), Ended> {
+    let _ = Box::pin(timeout(PARTING, io.shutdown())).await;
+    Ok(())
+}
+
+/// An answer on its way out, with its connection.
+pub struct Outgoing<T> {
+    relay: Box<Relay<Sniffed<T>, Answering>>,
+    closes: bool,
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Outgoing<T> {
+    /// `closes`: whether the client wishes that nothing follows.
+    fn new(io: Sniffed<T>, response: Response<Answering>, closes: bool, current: &Current) -> Self {
+        let (relay, closes) = relayed(io, response, closes, current);
+        Outgoing { relay: Box::new(relay), closes }
+    }
+
+    /// At its end: the connection, with what was said on it meanwhile.
+    fn into_connection(self) -> Sniffed<T> {
+        let (mut io, ahead) = self.relay.into_connection();
+        io.put_back(&ahead);
+        io
+    }
+}
+
+/// An answer that is to go out, and whether its connection closes behind it.
+fn relayed<T: AsyncRead + AsyncWrite + Unpin>(
+    io: Sniffed<T>,
+    response: Response<Answering>,
+    closes: bool,
+    current: &Current,
+) -> (Relay<Sniffed<T>, Answering>, bool) {
+    let (parts, body) = response.into_parts();
+    let closes = closes || connection::lists(&parts.headers, "close");
+    let framing = Framing::of(parts.status, &body);
+    let now = current.now().clock.now();
+    let head = head::write(parts.status, &parts.headers, framing, closes, now);
+    (Relay::new(io, head, body, framing), closes)
+}

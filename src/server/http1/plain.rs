@@ -1,0 +1,235 @@
+//! Requests that leave nothing to be decided, read by our own hand: a message to a resource, all there, framed by one
+//! plain Content-Length or by nothing. Whatever else comes is put back for hyper to judge, byte for byte: there is no
+//! request that only we would take, nor one that we would read differently (`fuzzing` holds us to it).
+//!
+//! RFC 9112 §2.2, §3, §5, §6.3, §9.3.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+
+use super::ahead::Ahead;
+use super::ends::{End, Ends};
+use super::head_timer::HeadTimer;
+use super::{Ended, Outgoing, relayed};
+use crate::clock;
+use crate::server::answering::answered;
+use crate::server::drain::Drain;
+use crate::server::router::{self, Route};
+use crate::server::seats::Seated;
+use crate::server::sniff::Sniffed;
+use crate::server::{Current, Server};
+use crate::upstream::Payload;
+
+/// How a connection was left.
+pub enum Left<T> {
+    /// There is nobody to say anything to.
+    Nobody,
+    /// Nothing more is to come.
+    Over(Sniffed<T>),
+    /// With something that is not plain, and the timer that runs for it.
+    Other(Sniffed<T>, HeadTimer),
+    /// With an answer that takes its time.
+    Answer(Outgoing<T>),
+}
+
+/// What a client said.
+enum Said {
+    Request(Box<Request<Payload>>),
+    /// Put back.
+    Other,
+    Nothing,
+}
+
+/// Serves requests as long as they are plain, and their answers all there.
+pub async fn requests<T>(
+    mut io: Sniffed<T>,
+    peer: SocketAddr,
+    seat: &Seated,
+    current: &Current,
+    drain: watch::Receiver<Drain>,
+) -> Result<Left<T>, Ended>
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut ends, timer) = (Ends::new(seat, drain.clone()), HeadTimer::default());
+    loop {
+        let until = Instant::from(clock::moment()) + current.now().bounds.head_timeout;
+        let said = poll_fn(|context| {
+            let end = ends.poll(context);
+            if end == Some(End::AtOnce) {
+                return Poll::Ready(None);
+            }
+            match poll_request(&mut io, context, current) {
+                Poll::Ready(said) => Poll::Ready(said.ok()),
+                Poll::Pending if end.is_some() => Poll::Ready(Some(Said::Nothing)),
+                Poll::Pending => timer.poll_until(until, context).map(|()| Some(Said::Nothing)),
+            }
+        });
+        let request = match said.await {
+            Some(Said::Request(request)) => request,
+            Some(Said::Other) => {
+                timer.begun(until);
+                return Ok(Left::Other(io, timer));
+            }
+            Some(Said::Nothing) => return Ok(Left::Over(io)),
+            None => return Ok(Left::Nobody),
+        };
+        let mut ahead = Ahead::default();
+        let response = {
+            let mut answer = pin!(answered(current.now(), peer, request, seat.request(), drain.clone()));
+            poll_fn(|context| {
+                if ends.poll(context) == Some(End::AtOnce) {
+                    return Poll::Ready(None);
+                }
+                match answer.as_mut().poll(context) {
+                    Poll::Ready(response) => Poll::Ready(Some(response)),
+                    // Nobody waits for the answer of a client that has left.
+                    Poll::Pending => ahead.poll(&mut io, context).map(|_| None),
+                }
+            })
+            .await
+        };
+        let Some(response) = response else { return Ok(Left::Nobody) };
+        io.put_back(&ahead.into_bytes());
+        if !response.body().is_whole() {
+            return Ok(Left::Answer(Outgoing::new(io, response, false, current)));
+        }
+        let (mut relay, closes) = relayed(io, response, false, current);
+        let passed = poll_fn(|context| match ends.poll(context) {
+            Some(End::AtOnce) => Poll::Ready(None),
+            _ => relay.poll(context).map(Some),
+        });
+        match passed.await {
+            Some(passed) => passed?,
+            None => return Ok(Left::Nobody),
+        }
+        let (connection, ahead) = relay.into_connection();
+        io = connection;
+        io.put_back(&ahead);
+        if closes {
+            return Ok(Left::Over(io));
+        }
+    }
+}
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
+/// Reads what is there. It lies in a buffer of this core's, so that a connection that says nothing has none.
+fn poll_request<T: AsyncRead + Unpin>(
+    io: &mut Sniffed<T>,
+    context: &mut Context<'_>,
+    current: &Current,
+) -> Poll<io::Result<Said>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut read = ReadBuf::new(buffer);
+        loop {
+            let known = read.filled().len();
+            match Pin::new(&mut *io).poll_read(context, &mut read) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if known == 0 => return Poll::Pending,
+                Poll::Ready(Ok(())) if read.filled().len() > known => {
+                    if let Some(request) = request(read.filled(), |path| is_resource(&current.now(), path)) {
+                        return Poll::Ready(Ok(Said::Request(Box::new(request.map(Payload::Whole)))));
+                    }
+                }
+                Poll::Ready(Ok(())) if known == 0 => return Poll::Ready(Ok(Said::Nothing)),
+                // It may go on, or is at its end, or there is too much of it.
+                Poll::Pending | Poll::Ready(Ok(())) => {
+                    io.put_back(read.filled());
+                    return Poll::Ready(Ok(Said::Other));
+                }
+            }
+        }
+    })
+}
+
+fn is_resource(server: &Server, path: &str) -> bool {
+    matches!(router::route(server, path), Route::Resource(_))
+}
+
+/// The request that these bytes are, if they are exactly one and a plain one, to a path that is `ours`.
+pub fn request(bytes: &[u8], ours: impl FnOnce(&str) -> bool) -> Option<Request<Bytes>> {
+    // Copied once, and shared by all that is read from it.
+    let bytes = Bytes::copy_from_slice(bytes);
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut read = httparse::Request::new(&mut []);
+    let length = match read.parse_with_uninit_headers(&bytes, &mut fields) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) | Err(_) => return None,
+    };
+    let (method, target) = (method(read.method?)?, read.path?);
+    let path = target.split('?').next().unwrap_or_default();
+    if read.version != Some(1) || !ours(path) {
+        return None;
+    }
+    let mut request = Request::new(bytes.slice(length..));
+    let headers = headers(&bytes, read.headers)?;
+    let has_length = content_length(&headers, &method)? == request.body().len();
+    if !has_length {
+        return None;
+    }
+    *request.uri_mut() = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).ok()?;
+    *request.method_mut() = method;
+    *request.headers_mut() = headers;
+    Some(request)
+}
+
+fn method(name: &str) -> Option<Method> {
+    match name {
+        "POST" => Some(Method::POST),
+        "GET" => Some(Method::GET),
+        "DELETE" => Some(Method::DELETE),
+        _ => None,
+    }
+}
+
+/// Nothing that frames, upgrades, expects, or is meant for this connection alone.
+fn headers(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(fields.len());
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        let is_plain = match name {
+            TRANSFER_ENCODING | EXPECT | UPGRADE => false,
+            CONNECTION => field.value.eq_ignore_ascii_case(b"keep-alive"),
+            _ => true,
+        };
+        if !is_plain {
+            return None;
+        }
+        headers.append(name, HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?);
+    }
+    Some(headers)
+}
+
+/// RFC 9112 §6.3: said once, in digits alone, or there is no body. Of GET and DELETE none is expected.
+fn content_length(headers: &HeaderMap, method: &Method) -> Option<usize> {
+    let mut said = headers.get_all(CONTENT_LENGTH).iter();
+    match (said.next(), said.next()) {
+        (None, _) => Some(0),
+        (Some(length), None) if *method == Method::POST => {
+            let digits = length.as_bytes();
+            let is_plain = (1..=MAX_DIGITS).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+            is_plain.then(|| digits.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0')))
+        }
+        _ => None,
+    }
+}
+
+/// Larger messages do not come in one piece, most of the time.
+const READ: usize = 64 << 10;
+const MAX_FIELDS: usize = 48;
+const MAX_DIGITS: usize = 5;
