@@ -2,20 +2,18 @@
 //!
 //! The clock stands still, so nothing here reads the machine's, and families stay fresh.
 
-use http::{HeaderMap, HeaderName, HeaderValue, header};
-
 pub use crate::gate::fuzzing::parts::{Crowd, verified};
+use crate::protocol::fields::Fields;
 pub use crate::upstream::fuzzing::parts::{Way, read};
 
-/// The headers of a call by Claude Code, as hyper reads them (`benches/proxy/workload.py` sends the same).
-pub fn call(token: Option<&str>) -> HeaderMap {
-    let lines = CALL.iter().map(|(name, value)| (*name, HeaderValue::from_static(value)));
-    let mut headers: HeaderMap = lines.map(|(name, value)| (HeaderName::from_static(name), value)).collect();
+/// The headers of a call by Claude Code, as they are read (`benches/proxy/workload.py` sends the same).
+pub fn call(token: Option<&str>) -> Fields {
+    let mut fields = Fields::default();
+    CALL.iter().for_each(|(name, value)| fields.add(name, value.as_bytes()));
     if let Some(token) = token {
-        let credential = HeaderValue::from_str(&format!("Bearer {token}")).expect("tokens are text");
-        headers.insert(header::AUTHORIZATION, credential);
+        fields.add("authorization", format!("Bearer {token}").as_bytes());
     }
-    headers
+    fields
 }
 
 const CALL: [(&str, &str); 10] = [

@@ -10,13 +10,14 @@ use super::{Bearer, Gate, Gated, LiveFamily, Permit, bearer};
 use crate::fuzzing::{never_issued, world};
 use crate::github::credential::Credential;
 use crate::protocol::family::{Family, Stage};
+use crate::protocol::fields::Fields;
 use crate::protocol::injection::{Identity, Injection};
 use crate::protocol::token::FamilyId;
 
 /// One header with the scheme is a credential, and the credential is a part of it.
 pub(crate) fn head(headers: &HeaderMap) {
     let values: Vec<_> = headers.get_all(header::AUTHORIZATION).iter().collect();
-    match bearer(headers) {
+    match bearer(&Fields::from(headers)) {
         Bearer::Absent => assert!(values.iter().all(|value| {
             let text = value.to_str().expect("other values are wrong, not absent").to_ascii_lowercase();
             text != "bearer" && !text.starts_with("bearer ")

@@ -18,13 +18,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::{HeaderMap, header};
 use tracing::warn;
 
 use crate::clock::{Clock, Time};
 use crate::github::credential::{Credential, CredentialError, Credentials};
 use crate::limit::{Limited, Limiters, Who};
 use crate::protocol::family::{Family, Stage};
+use crate::protocol::fields::{Fields, Twice, text};
 use crate::protocol::injection::Injection;
 use crate::protocol::resource::Resource;
 use crate::protocol::token::{Access, FamilyId, Verified};
@@ -153,8 +153,8 @@ impl Gate {
     }
 
     /// Judges a request to the resource with this number.
-    pub async fn permit(self: &Arc<Self>, resource: usize, headers: &HeaderMap) -> Result<Permit, Denial> {
-        let token = match bearer(headers) {
+    pub async fn permit(self: &Arc<Self>, resource: usize, fields: &Fields) -> Result<Permit, Denial> {
+        let token = match bearer(fields) {
             Bearer::Absent => return Err(Denial::Missing),
             Bearer::Malformed => return Err(Denial::Malformed),
             Bearer::Token(token) => token,
@@ -295,13 +295,13 @@ fn store_down(error: StoreError) -> Denial {
 
 /// RFC 6750 §2.1, §3.1, RFC 9110 §11.1: one header, scheme without case, one token. Another scheme is as good
 /// as no header; an empty token is a bad one, so that clients whose variable was unset learn to log in.
-fn bearer(headers: &HeaderMap) -> Bearer<'_> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Bearer::Absent };
-    if values.next().is_some() {
-        return Bearer::Malformed;
-    }
-    let Ok(text) = value.to_str() else { return Bearer::Token("") };
+fn bearer(fields: &Fields) -> Bearer<'_> {
+    let value = match fields.single("authorization") {
+        Ok(Some(value)) => value,
+        Ok(None) => return Bearer::Absent,
+        Err(Twice) => return Bearer::Malformed,
+    };
+    let Some(text) = text(value) else { return Bearer::Token("") };
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
     if scheme.eq_ignore_ascii_case("bearer") {
         Bearer::Token(token.trim_matches(' '))

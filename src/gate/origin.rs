@@ -6,6 +6,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use url::Url;
 
+use crate::protocol::fields::{Fields, Twice, text};
 use crate::protocol::issuer::{Issuer, is_loopback};
 
 /// Which origins may call resources.
@@ -22,12 +23,11 @@ impl Origins {
     }
 
     /// Whether a request may come from where it says; requests without Origin come from no page.
-    pub fn allow(&self, headers: &HeaderMap) -> bool {
-        let mut origins = headers.get_all(header::ORIGIN).iter();
-        match (origins.next(), origins.next()) {
-            (None, _) => true,
-            (Some(origin), None) => origin.to_str().is_ok_and(|origin| self.allows(origin)),
-            _ => false,
+    pub fn allow(&self, fields: &Fields) -> bool {
+        match fields.single("origin") {
+            Ok(None) => true,
+            Ok(Some(origin)) => text(origin).is_some_and(|origin| self.allows(origin)),
+            Err(Twice) => false,
         }
     }
 
@@ -93,10 +93,10 @@ mod tests {
         ] {
             assert!(!origins.allows(bad), "{bad}");
         }
-        let mut two = HeaderMap::new();
-        two.append(header::ORIGIN, HeaderValue::from_static("https://p.test"));
+        let mut two = Fields::default();
+        two.add("origin", b"https://p.test");
         assert!(origins.allow(&two));
-        two.append(header::ORIGIN, HeaderValue::from_static("https://p.test"));
+        two.add("origin", b"https://p.test");
         assert!(!origins.allow(&two));
     }
 }

@@ -117,11 +117,11 @@ impl Part {
 }
 
 /// Whether an upstream could read `name` as `injected`: same letters, whatever the case and the separators.
-pub fn poses_as(name: &str, injected: &str) -> bool {
-    fn letters(name: &str) -> impl Iterator<Item = u8> + '_ {
-        name.bytes().filter(|byte| !b"-_.".contains(byte)).map(|byte| byte.to_ascii_lowercase())
+pub fn poses_as(name: impl AsRef<[u8]>, injected: impl AsRef<[u8]>) -> bool {
+    fn letters(name: &[u8]) -> impl Iterator<Item = u8> + '_ {
+        name.iter().filter(|byte| !b"-_.".contains(byte)).map(u8::to_ascii_lowercase)
     }
-    letters(name).eq(letters(injected))
+    letters(name.as_ref()).eq(letters(injected.as_ref()))
 }
 
 /// Names that the proxy or the connection sets.

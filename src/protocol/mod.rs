@@ -6,6 +6,7 @@ pub mod client;
 pub mod connection;
 pub mod error;
 pub mod family;
+pub mod fields;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 pub mod injection;
@@ -13,6 +14,7 @@ pub mod issuer;
 pub mod params;
 pub mod pkce;
 pub mod redirect;
+pub mod request;
 pub mod resource;
 pub mod scope;
 pub mod token;

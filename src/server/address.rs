@@ -3,11 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::{HeaderMap, header};
 use ipnet::IpNet;
 use tracing::warn;
 
 use crate::limit::Source;
+use crate::protocol::fields::Fields;
 
 /// Who stands between us and the clients.
 pub struct Proxies {
@@ -45,16 +45,16 @@ impl Proxies {
 
     /// The client's address. X-Forwarded-For counts from the right, as far as it was written by proxies the
     /// operator trusts; what a stranger wrote before that is not read.
-    pub fn client(&self, peer: SocketAddr, headers: &HeaderMap) -> Client {
+    pub fn client(&self, peer: SocketAddr, fields: &Fields) -> Client {
         let is_trusted = |address: IpAddr| self.trusted.iter().any(|network| network.contains(&address));
         let peer = peer.ip().to_canonical();
         if !is_trusted(peer) {
             return Client { address: peer, standing: Standing::Peer };
         }
         let mut client = Client { address: peer, standing: Standing::Proxy };
-        let values = headers.get_all(FORWARDED_FOR).iter().rev();
+        let values = fields.all(FORWARDED_FOR).rev();
         // Byte for byte: what a stranger wrote first must not make the proxy's own word unreadable.
-        for hop in values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b',')) {
+        for hop in values.flat_map(|value| value.rsplit(|byte| *byte == b',')) {
             let Some(address) = named(hop) else { return client };
             client = Client { address, standing: Standing::Named };
             if !is_trusted(address) {
@@ -74,18 +74,18 @@ impl Proxies {
     /// Whom limits per address count. A peer may be a proxy that nobody declared, a container's network or a
     /// load balancer, and stand for everybody: then more is allowed. Not everything is, and what it says of
     /// others is not believed: it may as well be one stranger.
-    pub fn source(&self, client: Client, headers: &HeaderMap) -> Source {
+    pub fn source(&self, client: Client, fields: &Fields) -> Source {
         let Client { address, standing } = client;
         let many = match standing {
             Standing::Named => address.is_loopback(),
             Standing::Proxy => true,
             Standing::Peer => !self.declared && (address.is_loopback() || is_private(address)),
         };
-        let undeclared = many && standing == Standing::Peer && headers.contains_key(FORWARDED_FOR);
+        let undeclared = many && standing == Standing::Peer && fields.has(FORWARDED_FOR);
         if undeclared && !self.warned.swap(true, Ordering::Relaxed) {
             warn!(peer = %address, "a proxy sends X-Forwarded-For, but trusted_proxies does not name it: all its clients are limited as one");
         }
-        Source { address, by_page: is_in_the_background(headers), many }
+        Source { address, by_page: is_in_the_background(fields), many }
     }
 }
 
@@ -109,10 +109,10 @@ fn is_private(address: IpAddr) -> bool {
 }
 
 /// Whether a web page sends this without the person seeing it: an image, a frame, a script's request.
-fn is_in_the_background(headers: &HeaderMap) -> bool {
-    match headers.get("sec-fetch-dest") {
-        Some(destination) => destination != "document",
-        None => headers.contains_key(header::ORIGIN),
+fn is_in_the_background(fields: &Fields) -> bool {
+    match fields.get("sec-fetch-dest") {
+        Some(destination) => destination != b"document",
+        None => fields.has("origin"),
     }
 }
 
@@ -122,15 +122,17 @@ const FORWARDED_FOR: &str = "x-forwarded-for";
 mod tests {
     use super::*;
 
+    fn fields_of<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Fields {
+        let mut fields = Fields::default();
+        pairs.for_each(|(name, value)| fields.add(name, value.as_bytes()));
+        fields
+    }
+
     fn client_of(peer: &str, forwarded: &[&'static str], trusted: &[&str]) -> String {
-        let mut headers = HeaderMap::new();
-        for value in forwarded {
-            let value = http::HeaderValue::from_bytes(value.as_bytes()).expect("a value");
-            headers.append("x-forwarded-for", value);
-        }
+        let fields = fields_of(forwarded.iter().map(|value| (FORWARDED_FOR, *value)));
         let trusted: Vec<IpNet> = trusted.iter().map(|network| network.parse().expect("a network")).collect();
         let proxies = Proxies::new(trusted, true);
-        proxies.client(SocketAddr::new(peer.parse().expect("an address"), 1), &headers).address.to_string()
+        proxies.client(SocketAddr::new(peer.parse().expect("an address"), 1), &fields).address.to_string()
     }
 
     #[test]
@@ -154,14 +156,11 @@ mod tests {
     #[test]
     fn limits_count_addresses_and_allow_more_to_those_that_may_be_many() {
         let source = |peer: &str, forwarded: Option<&'static str>, trusted: &[&str], declared: bool| {
-            let mut headers = HeaderMap::new();
-            headers.extend(forwarded.map(|value| {
-                (http::HeaderName::from_static(FORWARDED_FOR), http::HeaderValue::from_static(value))
-            }));
+            let fields = fields_of(forwarded.into_iter().map(|value| (FORWARDED_FOR, value)));
             let trusted = trusted.iter().map(|network| network.parse().expect("a network")).collect();
             let proxies = Proxies::new(trusted, declared);
-            let client = proxies.client(SocketAddr::new(peer.parse().expect("an address"), 1), &headers);
-            let source = proxies.source(client, &headers);
+            let client = proxies.client(SocketAddr::new(peer.parse().expect("an address"), 1), &fields);
+            let source = proxies.source(client, &fields);
             (source.to_string(), proxies.warned.load(Ordering::Relaxed))
         };
         for (peer, forwarded, trusted, declared, expected, warned) in [
@@ -193,13 +192,8 @@ mod tests {
 
     #[test]
     fn what_pages_do_in_the_background_is_counted_apart() {
-        let background = |pairs: &[(&'static str, &'static str)]| {
-            let mut headers = HeaderMap::new();
-            headers.extend(pairs.iter().map(|(name, value)| {
-                (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
-            }));
-            is_in_the_background(&headers)
-        };
+        let background =
+            |pairs: &[(&'static str, &'static str)]| is_in_the_background(&fields_of(pairs.iter().copied()));
         assert!(!background(&[]), "no browser");
         assert!(!background(&[("sec-fetch-dest", "document"), ("origin", "https://evil.test")]), "a form");
         for destination in ["image", "iframe", "empty", "script"] {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderValue, Response, Version};
+use http::{HeaderMap, HeaderValue, Response};
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::watch;
 
@@ -15,6 +15,8 @@ use super::Server;
 use super::body::Body;
 use super::drain::Drain;
 use super::seats::Request as OpenRequest;
+use crate::protocol::fields::Lines;
+use crate::protocol::request::Request;
 use crate::telemetry::metrics::OpenStream;
 use crate::upstream::{self, Payload};
 
@@ -22,12 +24,12 @@ use crate::upstream::{self, Payload};
 pub async fn answered(
     server: Arc<Server>,
     peer: SocketAddr,
-    request: Box<http::Request<Payload>>,
+    request: Box<Request<Payload>>,
     open: OpenRequest,
     mut drain: watch::Receiver<Drain>,
 ) -> Response<Answering> {
     let counted = server.telemetry.metrics.clone();
-    let is_http1 = request.version() < Version::HTTP_2;
+    let is_http1 = !request.is_http2;
     let mut response = server.answer(peer, request, &open).await;
     open.given();
     if is_http1 && *drain.borrow() >= Drain::Leaving {
@@ -60,7 +62,19 @@ pub struct Answering {
 /// Ready when event streams are to end.
 type Farewell = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// The same for hyper, which writes heads of maps.
+pub fn for_hyper(mut response: Response<Answering>) -> Response<Answering> {
+    let lines = response.body_mut().take_lines();
+    response.headers_mut().extend(HeaderMap::from(&lines));
+    response
+}
+
 impl Answering {
+    /// What an upstream's head says, for whoever writes it.
+    pub fn take_lines(&mut self) -> Lines {
+        self.body.take_lines()
+    }
+
     /// Whether it is an upstream's.
     pub fn is_of_an_upstream(&self) -> bool {
         self.body.is_of_an_upstream()

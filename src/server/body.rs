@@ -7,23 +7,41 @@ use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 
 use super::bounds::Held;
+use crate::protocol::fields::Lines;
 use crate::upstream;
 
 /// The body of a response.
 pub enum Body {
     Full(Option<Bytes>),
-    /// Of an upstream, all there; with the person's leave to have it open.
-    Whole(Option<Bytes>, Held<u64>),
-    /// Of an upstream, with the same leave.
-    Stream(Box<upstream::Answer>, Held<u64>),
+    /// Of an upstream, all there.
+    Whole(Option<Bytes>, OfUpstream),
+    /// Of an upstream.
+    Stream(Box<upstream::Answer>, OfUpstream),
+}
+
+/// What goes with an upstream's answer.
+pub struct OfUpstream {
+    /// What its head says, until that is written.
+    lines: Lines,
+    /// The person's leave to have it open.
+    _held: Held<u64>,
 }
 
 impl Body {
-    /// An upstream's answer, for as long as the person may have it open.
-    pub fn answer(mut answer: upstream::Answer, held: Held<u64>) -> Self {
+    /// An upstream's answer.
+    pub fn passed(mut answer: upstream::Answer, lines: Lines, held: Held<u64>) -> Self {
+        let of_upstream = OfUpstream { lines, _held: held };
         match answer.whole() {
-            Some(bytes) => Body::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()), held),
-            None => Body::Stream(Box::new(answer), held),
+            Some(bytes) => Body::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()), of_upstream),
+            None => Body::Stream(Box::new(answer), of_upstream),
+        }
+    }
+
+    /// What an upstream's head says, for whoever writes it.
+    pub fn take_lines(&mut self) -> Lines {
+        match self {
+            Body::Full(_) => Lines::default(),
+            Body::Whole(_, of) | Body::Stream(_, of) => std::mem::take(&mut of.lines),
         }
     }
 

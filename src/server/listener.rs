@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
-use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -21,12 +20,13 @@ use tokio::time::{interval, sleep, timeout};
 use tracing::{debug, warn};
 
 use super::Current;
-use super::answering::answered;
+use super::answering::{answered, for_hyper};
 use super::drain::Drain;
 use super::http1::{self, Ended};
 use super::seats::{Seated, Seats, TICK};
 use super::secure::{self, Secure};
 use super::sniff::{Opened, Sniffed, sniff};
+use crate::protocol::request::Request;
 use crate::telemetry;
 use crate::upstream::{self, Payload};
 
@@ -243,12 +243,14 @@ where
 {
     let head_timeout = current.now().bounds.head_timeout;
     let (draining, asked) = (drain.clone(), &Notify::new());
-    let service = service_fn(move |request: Request<Incoming>| {
-        let request = Box::new(request.map(Payload::Arriving));
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let request = Box::new(Request::from(request.map(Payload::Arriving)));
         let (server, open, draining) = (current.now(), seat.watched_request(), draining.clone());
         asked.notify_one();
         // Boxed here too: a stream whose answer is on its way, or waits for its client, is no larger than that.
-        Box::pin(async move { Ok::<_, Infallible>(answered(server, peer, request, open, draining).await) })
+        Box::pin(async move {
+            Ok::<_, Infallible>(for_hyper(answered(server, peer, request, open, draining).await))
+        })
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, Method, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use tokio::runtime::Handle;
@@ -39,7 +39,9 @@ use crate::gate::origin::Origins;
 use crate::gate::{Gate, Holder};
 use crate::limit::{self, Limiters, Who};
 use crate::oauth::{self, AuthorizationServer, Documents, Failure};
+use crate::protocol::fields::{Fields, text};
 use crate::protocol::issuer::Issuer;
+use crate::protocol::request::Request;
 use crate::telemetry::Telemetry;
 use crate::telemetry::line::Answered;
 use crate::telemetry::metrics::Word;
@@ -145,19 +147,19 @@ impl Server {
         open: &seats::Request,
     ) -> Response<Body> {
         let began = clock::moment();
-        let method = request.method().clone();
-        let client = self.proxies.client(peer, request.headers());
-        let route = router::route(self.as_ref(), request.uri().path());
+        let method = request.method.clone();
+        let client = self.proxies.client(peer, &request.fields);
+        let route = router::route(self.as_ref(), request.target.path());
         let path = match route {
-            Route::Resource(number) if *self.upstreams[number].path == *request.uri().path() => {
+            Route::Resource(number) if *self.upstreams[number].path == *request.target.path() => {
                 Cow::Borrowed(&*self.upstreams[number].path)
             }
-            _ => Cow::Owned(request.uri().path().to_owned()),
+            _ => Cow::Owned(request.target.path().to_owned()),
         };
         let counted = self.counted(&route);
         // A stranger's wish to be traced is not followed; a resource's request has its span once it may pass.
         let mut span = match (&counted, &self.telemetry.tracer) {
-            (Counted::Named(word), Some(tracer)) => Some(tracer.request(&method, word, &HeaderMap::new())),
+            (Counted::Named(word), Some(tracer)) => Some(tracer.request(&method, word, &Fields::default())),
             _ => None,
         };
         let mut response = self.routed(route, client, request, open, &mut span).await;
@@ -216,18 +218,18 @@ impl Server {
         if let Err(problem) = vet::request(&self.issuer, &request) {
             return self.refused(request, problem).await;
         }
-        let get = matches!(*request.method(), Method::GET | Method::HEAD);
+        let get = matches!(request.method, Method::GET | Method::HEAD);
         match route {
             Route::Resource(number) => self.resource(number, client, request, open, span).await,
             // Boxed, as everything that is rare: a request for a resource should not have the room for it.
             Route::Endpoint(endpoint) => Box::pin(self.endpoint(endpoint, client, request)).await,
-            Route::Document(_) if *request.method() == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
+            Route::Document(_) if request.method == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
             Route::Document(document) if get => reply::document(document.clone()),
             Route::Document(_) => self.refused(request, Problem::Method("GET, HEAD, OPTIONS")).await,
             Route::Front if get => reply::page(200, self.front.clone(), None),
             Route::Front => self.refused(request, Problem::Method("GET, HEAD")).await,
             // Pages try several spellings of the metadata; they must be able to read that one is not there.
-            Route::NoDocument if *request.method() == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
+            Route::NoDocument if request.method == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
             Route::NoDocument => reply::exposed(self.refused(request, Problem::NotFound).await),
             Route::Nothing | Route::Health | Route::Ready => self.refused(request, Problem::NotFound).await,
         }
@@ -249,18 +251,18 @@ impl Server {
         request: Box<Request<Payload>>,
     ) -> Response<Body> {
         let methods = endpoint.methods();
-        if *request.method() == Method::OPTIONS && endpoint.is_for_scripts() {
+        if request.method == Method::OPTIONS && endpoint.is_for_scripts() {
             return reply::preflight(methods);
         }
-        if !methods.split(", ").any(|method| method == request.method().as_str()) {
+        if !methods.split(", ").any(|method| method == request.method.as_str()) {
             return self.refused(request, Problem::Method(methods)).await;
         }
-        let (parts, body) = request.into_parts();
-        let source = self.proxies.source(client, &parts.headers);
+        let Request { method, target, fields, body, .. } = *request;
+        let source = self.proxies.source(client, &fields);
         let wants_json = endpoint.is_for_scripts()
-            || (accepts(&parts.headers, "application/json") && !accepts(&parts.headers, "text/html"));
+            || (accepts(&fields, "application/json") && !accepts(&fields, "text/html"));
         if let Err(limit::Limited { retry_after }) = self.opened_too_often(endpoint, &Who::Source(source)) {
-            if !parts.headers.contains_key(header::EXPECT) {
+            if !fields.has("expect") {
                 linger(body).await;
             }
             let response = reply::failure(Failure::TooOften { retry_after }, wants_json);
@@ -270,8 +272,8 @@ impl Server {
             Ok(body) => body,
             Err(problem) => return reply::problem(problem),
         };
-        let query = parts.uri.query().map(str::to_owned);
-        let request = oauth::Request { method: parts.method, query, headers: parts.headers, body, source };
+        let query = Some(target.query()).filter(|query| !query.is_empty()).map(str::to_owned);
+        let request = oauth::Request { method, query, headers: HeaderMap::from(&fields), body, source };
         let server = self.oauth.clone();
         let outcome = self.side.spawn(async move { endpoint.call(&server, &request).await }).await;
         let response = match outcome {
@@ -319,8 +321,8 @@ impl Server {
 /// Of what is rare.
 type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-fn accepts(headers: &http::HeaderMap, kind: &str) -> bool {
-    headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|value| value.contains(kind)))
+fn accepts(fields: &Fields, kind: &str) -> bool {
+    fields.all("accept").any(|value| text(value).is_some_and(|value| value.contains(kind)))
 }
 
 async fn whole(mut body: Payload, patience: Duration) -> Result<bytes::Bytes, Problem> {
@@ -340,8 +342,8 @@ async fn whole(mut body: Payload, patience: Duration) -> Result<bytes::Bytes, Pr
 /// Takes what a client is sending beside a request that is refused.
 async fn let_it_arrive(request: Box<Request<Payload>>) {
     // Polling the body of a client that waits for 100 would invite it to send.
-    if !request.body().is_end_stream() && !request.headers().contains_key(header::EXPECT) {
-        linger(request.into_body()).await;
+    if !request.body.is_end_stream() && !request.fields.has("expect") {
+        linger(request.body).await;
     }
 }
 

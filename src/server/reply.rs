@@ -11,6 +11,7 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::json;
 
 use super::body::Body;
+use super::bounds::Held;
 use crate::gate::Denial;
 use crate::gate::challenge::{self, Challenges};
 use crate::gate::origin;
@@ -18,7 +19,7 @@ use crate::oauth::pages::{self, Onward};
 use crate::oauth::{Answer, Failure};
 use crate::protocol::error::{Code, OAuthError};
 use crate::protocol::issuer::Issuer;
-use crate::upstream;
+use crate::upstream::{self, Passed};
 
 /// What the log line says of a response.
 #[derive(Clone)]
@@ -128,6 +129,13 @@ pub fn denial(denial: Denial, challenges: &Challenges, front: Option<String>) ->
     };
     response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.clone());
     because(response, code, cause.map(str::to_owned))
+}
+
+/// An upstream's answer, for as long as the person may have it open. Its lines go with its body.
+pub fn passed(passed: Passed, held: Held<u64>) -> Response<Body> {
+    let mut response = Response::new(Body::passed(passed.body, passed.lines, held));
+    *response.status_mut() = passed.status;
+    response
 }
 
 /// Writes why the upstream gave no answer.

@@ -1,6 +1,6 @@
 //! Requests for a resource: the gate first, then the upstream; counted, traced and written down on the way.
 
-use http::{Method, Request, Response, header};
+use http::{Method, Response};
 use tokio::time::Instant;
 
 use super::address::Client;
@@ -11,6 +11,8 @@ use super::{Published, Server, accepts, let_it_arrive, seats};
 use crate::clock;
 use crate::gate::{Denial, Holder, Permit};
 use crate::limit::{self, Who};
+use crate::protocol::fields::Fields;
+use crate::protocol::request::Request;
 use crate::telemetry::Telemetry;
 use crate::telemetry::audit::Event;
 use crate::telemetry::call::Call;
@@ -28,8 +30,8 @@ impl Server {
         open: &seats::Request,
         span: &mut Option<Span>,
     ) -> Response<Body> {
-        let from_a_page = request.headers().contains_key(header::ORIGIN);
-        if !self.origins.allow(request.headers()) {
+        let from_a_page = request.fields.has("origin");
+        if !self.origins.allow(&request.fields) {
             return self.refused(request, Problem::Origin).await;
         }
         let response = self.gated(number, client, request, open, span).await;
@@ -46,15 +48,15 @@ impl Server {
         span: &mut Option<Span>,
     ) -> Response<Body> {
         let published = &self.upstreams[number];
-        match *request.method() {
+        match request.method {
             Method::OPTIONS => return reply::preflight(RESOURCE_METHODS),
             Method::GET | Method::POST | Method::DELETE => {}
             _ => return self.refused(request, Problem::Method(RESOURCE_METHODS)).await,
         }
-        let permit = match self.gate.permit(number, request.headers()).await {
+        let permit = match self.gate.permit(number, &request.fields).await {
             Ok(permit) => permit,
             Err(denial) => {
-                let denial = self.forged_too_often(denial, client, request.headers());
+                let denial = self.forged_too_often(denial, client, &request.fields);
                 published.numbers.decision(denial.word());
                 let front = is_a_browser(&request).then(|| self.front.clone());
                 Box::pin(let_it_arrive(request)).await;
@@ -66,7 +68,7 @@ impl Server {
             .telemetry
             .tracer
             .as_ref()
-            .map(|tracer| tracer.request(request.method(), &published.path, request.headers()));
+            .map(|tracer| tracer.request(&request.method, &published.path, &request.fields));
         let holder = permit.holder();
         let mut response = match self.bounds.tallies.people.take(permit.person()) {
             Some(held) => {
@@ -91,7 +93,7 @@ impl Server {
         let (began, holder) = (clock::moment(), permit.holder());
         let way = span.as_ref().map(|span| span.towards("upstream"));
         if let Some(way) = &way {
-            way.hand_on(request.headers_mut());
+            way.hand_on(&mut request.fields);
         }
         let mut told = Told { telemetry: &self.telemetry, holder, began, calls: Vec::new() };
         let calls = self.telemetry.reads_calls().then_some(&mut told.calls);
@@ -99,7 +101,7 @@ impl Server {
         let (took, failure) = (clock::moment() - began, outcome.as_ref().err().map(upstream::Failure::word));
         published.numbers.upstream(took, failure);
         let response = match outcome {
-            Ok(response) => response.map(|answer| Body::answer(answer, held)),
+            Ok(passed) => reply::passed(passed, held),
             Err(failure) => reply::upstream_failure(failure),
         };
         let status = response.status().as_u16();
@@ -119,10 +121,10 @@ impl Server {
 
     /// Counts tokens that were never ours. Whoever holds one of ours is not touched by it, not even when it
     /// has expired: they need the 401 to get a new one.
-    fn forged_too_often(&self, denial: Denial, client: Client, headers: &http::HeaderMap) -> Denial {
+    fn forged_too_often(&self, denial: Denial, client: Client, fields: &Fields) -> Denial {
         // Who asks is looked at whether or not it will be counted: the time must not tell a token of ours that has
         // expired from one that never was.
-        let who = Who::Source(self.proxies.source(client, headers));
+        let who = Who::Source(self.proxies.source(client, fields));
         if !matches!(denial, Denial::Forged) {
             return denial;
         }
@@ -165,9 +167,9 @@ impl Drop for Told<'_> {
 
 /// A person who typed the resource's address into a browser.
 fn is_a_browser(request: &Request<Payload>) -> bool {
-    *request.method() == Method::GET
-        && !request.headers().contains_key(header::AUTHORIZATION)
-        && accepts(request.headers(), "text/html")
+    request.method == Method::GET
+        && !request.fields.has("authorization")
+        && accepts(&request.fields, "text/html")
 }
 
 const RESOURCE_METHODS: &str = "GET, POST, DELETE, OPTIONS";

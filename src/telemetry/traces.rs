@@ -39,7 +39,7 @@ mod otlp {
     use std::time::Duration;
 
     use bytes::Bytes;
-    use http::{HeaderMap, HeaderValue, Method, Request, Response};
+    use http::{Method, Request, Response};
     use opentelemetry::trace::{
         Span as _, SpanContext, SpanId, SpanKind, Status, TraceContextExt as _, TraceFlags, TraceId,
         TraceState, Tracer as _, TracerProvider as _,
@@ -53,6 +53,7 @@ mod otlp {
     use tracing::{info, warn};
 
     use super::{NoTraces, Settings};
+    use crate::protocol::fields::{Fields, text};
 
     /// Makes spans, and sends them in batches on a thread of its own.
     #[derive(Clone)]
@@ -108,8 +109,8 @@ mod otlp {
         }
 
         /// A request comes in; it belongs to the trace that its headers name.
-        pub fn request(&self, method: &Method, route: &str, headers: &HeaderMap) -> Span {
-            let parent = remote(headers);
+        pub fn request(&self, method: &Method, route: &str, fields: &Fields) -> Span {
+            let parent = remote(fields);
             let is_first = parent.is_none();
             let parent =
                 parent.map_or_else(Context::new, |parent| Context::new().with_remote_span_context(parent));
@@ -162,24 +163,22 @@ mod otlp {
         }
 
         /// Lets whoever is asked next go on in this trace.
-        pub fn hand_on(&self, headers: &mut HeaderMap) {
+        pub fn hand_on(&self, fields: &mut Fields) {
             let context = self.span.span_context();
             let flags = context.trace_flags() & TraceFlags::SAMPLED;
             let text = format!("00-{}-{}-{:02x}", context.trace_id(), context.span_id(), flags.to_u8());
-            if let Ok(value) = HeaderValue::try_from(text) {
-                headers.insert(TRACEPARENT, value);
-            }
+            fields.remove(TRACEPARENT);
+            fields.add(TRACEPARENT, text.as_bytes());
             // W3C Trace Context §3.3: it belongs to the traceparent that came with it.
             if self.is_first {
-                headers.remove(TRACESTATE);
+                fields.remove(TRACESTATE);
             }
         }
     }
 
     /// W3C Trace Context §3.2: `00-<trace>-<parent>-<flags>`; what is malformed is as good as none.
-    fn remote(headers: &HeaderMap) -> Option<SpanContext> {
-        let mut values = headers.get_all(TRACEPARENT).iter();
-        let text = values.next()?.to_str().ok().filter(|_| values.next().is_none())?;
+    fn remote(fields: &Fields) -> Option<SpanContext> {
+        let text = text(fields.single(TRACEPARENT).ok()??)?;
         let mut parts = text.split('-');
         let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let is_hex = |part: &str, length: usize| {
@@ -271,9 +270,9 @@ mod otlp {
         use super::*;
 
         fn of(text: &'static str) -> Option<SpanContext> {
-            let mut headers = HeaderMap::new();
-            headers.insert(TRACEPARENT, HeaderValue::from_static(text));
-            remote(&headers)
+            let mut fields = Fields::default();
+            fields.add(TRACEPARENT, text.as_bytes());
+            remote(&fields)
         }
 
         #[test]
@@ -300,10 +299,10 @@ mod otlp {
 /// What stands in the place of traces in a build without them: a tracer cannot be started, so nothing else is called.
 #[cfg(not(feature = "otlp"))]
 mod without {
-    use http::HeaderMap;
     use tokio::runtime::Handle;
 
     use super::{NoTraces, Settings};
+    use crate::protocol::fields::Fields;
 
     #[derive(Clone)]
     pub struct Tracer(());
@@ -316,7 +315,7 @@ mod without {
             Err(NoTraces("this program was built without the feature otlp".to_owned()))
         }
 
-        pub fn request(&self, _: &http::Method, _: &str, _: &HeaderMap) -> Span {
+        pub fn request(&self, _: &http::Method, _: &str, _: &Fields) -> Span {
             Span(self.0)
         }
 
@@ -332,6 +331,6 @@ mod without {
 
         pub fn answered(&mut self, _: u16, _: Option<&'static str>) {}
 
-        pub fn hand_on(&self, _: &mut HeaderMap) {}
+        pub fn hand_on(&self, _: &mut Fields) {}
     }
 }

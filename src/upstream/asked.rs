@@ -1,19 +1,20 @@
 //! What a request asks for at the upstream, whichever replica that will be.
 
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request};
 
 use super::Failure;
 use super::replicas::{Mark, Replicas, Way};
 use super::session::{self, Binding, Opened};
 use super::target::Target;
+use crate::protocol::fields::text;
+use crate::protocol::request::Request;
 
 /// The path, and the session that it belongs to.
 pub struct Asked {
     path: Path,
-    session: Option<Opened<HeaderValue>>,
+    session: Option<Opened<Box<str>>>,
     /// The id of the session as it was sent.
-    sealed: Option<HeaderValue>,
+    sealed: Option<Box<str>>,
 }
 
 enum Path {
@@ -26,9 +27,9 @@ enum Path {
 impl Asked {
     /// What the client sent, as far as it is this person's.
     pub fn read<B>(request: &Request<B>, binding: &Binding<'_>) -> Result<Self, Failure> {
-        let session = binding.open_session(request.headers()).map_err(|_| Failure::UnknownSession)?;
-        let sealed = session.as_ref().and(request.headers().get(session::HEADER)).and_then(copied);
-        let query = request.uri().query().unwrap_or_default();
+        let session = binding.open_session(&request.fields).map_err(|_| Failure::UnknownSession)?;
+        let sealed = session.as_ref().and(request.fields.get(session::HEADER)).and_then(text).map(Box::from);
+        let query = request.target.query();
         if let Some(text) = query.strip_prefix(super::ENDPOINT_QUERY) {
             let endpoint = binding.open_endpoint(text).ok_or(Failure::UnknownSession)?;
             return Ok(Asked { path: Path::Endpoint(endpoint), session, sealed });
@@ -55,14 +56,15 @@ impl Asked {
     }
 
     /// The upstream's own id of the session.
-    pub fn session(&self) -> Option<&HeaderValue> {
-        self.session.as_ref().map(|session| &session.value)
+    pub fn session(&self) -> Option<&str> {
+        self.session.as_ref().map(|session| &*session.value)
     }
 
     /// The id for the client of a session at the replica with this mark. Most upstreams repeat the one that they were
     /// asked with: then it need not be sealed again.
-    pub fn sealed(&self, binding: &Binding<'_>, id: &HeaderValue, mark: Option<Mark>) -> Option<HeaderValue> {
-        let is_known = self.session.as_ref().is_some_and(|known| known.value == *id && known.mark == mark);
+    pub fn sealed(&self, binding: &Binding<'_>, id: &[u8], mark: Option<Mark>) -> Option<Box<str>> {
+        let is_known =
+            self.session.as_ref().is_some_and(|known| known.value.as_bytes() == id && known.mark == mark);
         let known = self.sealed.as_ref().filter(|_| is_known);
         known.cloned().or_else(|| binding.seal_session(id, mark))
     }
@@ -75,11 +77,6 @@ impl Asked {
             (Path::Own(_), None) => replicas.anywhere(),
         }
     }
-}
-
-/// The same value, which does not hold up what was read from the client.
-fn copied(value: &HeaderValue) -> Option<HeaderValue> {
-    HeaderValue::from_bytes(value.as_bytes()).ok()
 }
 
 /// Whether a pair of a query is an access token, however its name is spelt.

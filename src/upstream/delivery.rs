@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
@@ -17,6 +17,7 @@ use super::http1::{Answered, Head, Message, Outgoing, Trouble};
 use super::pool::SendError;
 use super::replicas::Way;
 use super::{Failure, Settings, Upstream};
+use crate::protocol::fields::text;
 
 /// A request, and where it is.
 pub struct Delivery<'a> {
@@ -128,7 +129,7 @@ impl<'a> Delivery<'a> {
 
     /// Where a redirect leads, if that is the replica itself: a token is never sent elsewhere.
     fn redirected(&self, answered: &Head) -> Option<PathAndQuery> {
-        let location = answered.headers.get(header::LOCATION)?.to_str().ok()?;
+        let location = text(answered.fields.get("location")?)?;
         let origin = self.way.replica().target.origin();
         let here = url::Url::parse(&format!("{origin}{}", self.path)).ok()?;
         let there = here.join(location).ok()?;

@@ -18,7 +18,9 @@ use super::{Target, headers};
 use crate::fuzzing::{change, world};
 use crate::gate::Permit;
 use crate::gate::fuzzing::{TOKEN, permit};
+use crate::protocol::fields::{Fields, text};
 use crate::protocol::injection::{Injection, poses_as};
+use crate::protocol::request as rim;
 
 pub use super::http1::fuzzing::answer;
 pub use super::sse::fuzzing::sse;
@@ -48,7 +50,7 @@ fn path(request: &Request<()>) {
     let (world, target) = (world(), target("http://127.0.0.1:9000/up?tenant=1"));
     let binding = Binding::new(&world.keys, world.resources[0].url(), 42);
     let query = request.uri().query().unwrap_or_default();
-    let Ok(asked) = Asked::read(request, &binding) else { return };
+    let Ok(asked) = Asked::read(&rim::Request::from(request.clone()), &binding) else { return };
     let path = asked.path_at(&target).expect("a path");
     assert!(!query.starts_with(super::ENDPOINT_QUERY), "nothing here was sealed");
     let mut pairs = path.as_str().strip_prefix("/up?tenant=1").expect("the configured path").split('&');
@@ -70,7 +72,7 @@ pub(super) fn target(url: &str) -> Target {
 pub(super) fn towards_the_upstream(headers: &HeaderMap, method: &Method, permit: &Permit, set: &[&str]) {
     let target = target("http://127.0.0.1:9000/up");
     let mut message = Message::to(method, target.path(), target.host());
-    headers::request(&mut message, headers, permit, None, method);
+    headers::request(&mut message, &Fields::from(headers), permit, None, method);
     message.end(method, &mut RequestBody::Whole(Bytes::new()));
     let mut out = read(message.bytes(), method);
     // The framing is ours and only there where it says something.
@@ -119,7 +121,7 @@ fn read(bytes: &[u8], method: &Method) -> HeaderMap {
 /// Nothing that speaks for our origin, nothing that tells the token, and our own words in the end.
 pub(super) fn towards_the_client(headers: &HeaderMap, permit: &Permit) {
     let named = named_by_connection(headers);
-    let out = headers::response(headers.clone(), permit);
+    let out = HeaderMap::from(&headers::response(&Fields::from(headers), permit, false));
     assert_eq!(all(&out, &header::X_CONTENT_TYPE_OPTIONS), ["nosniff"]);
     assert_eq!(all(&out, &header::CONTENT_SECURITY_POLICY), ["sandbox; default-src 'none'"]);
     for (name, value) in &out {
@@ -156,44 +158,40 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
 /// A session id and a legacy endpoint are good only as they were sealed, for this person at this resource, and from the
 /// replica that they say, if they say one.
 pub(crate) fn sessions(id: &[u8], changes: &[u8]) {
-    let Ok(id) = HeaderValue::from_bytes(id) else { return };
     let url = world().resources[0].url();
     let ours = Binding::new(&world().keys, url, 42);
-    assert_eq!(opened(&ours, &id), None, "it was never sealed");
+    assert_eq!(opened(&ours, id), None, "it was never sealed");
     let mut mark = [0; 4];
     mark.iter_mut().zip(changes.iter().rev()).for_each(|(to, from)| *to = *from);
     for mark in [None, Some(mark)] {
-        session(&id, mark, changes);
-        endpoint(&id, mark, changes);
+        session(id, mark, changes);
+        endpoint(id, mark, changes);
     }
 }
 
-fn session(id: &HeaderValue, mark: Option<Mark>, changes: &[u8]) {
+fn session(id: &[u8], mark: Option<Mark>, changes: &[u8]) {
     let (keys, url) = (&world().keys, world().resources[0].url());
     let (ours, theirs) = (Binding::new(keys, url, 42), Binding::new(keys, url, 43));
-    let visible = !id.is_empty() && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    let visible = !id.is_empty() && id.iter().all(u8::is_ascii_graphic);
     let sealed = ours.seal_session(id, mark);
     assert_eq!(sealed.is_some(), visible);
-    let Some(sealed) = sealed else { return };
-    assert_eq!(opened(&ours, &sealed), Some(Opened { value: id.clone(), mark }));
-    assert_eq!(opened(&theirs, &sealed), None);
-    let text = sealed.to_str().expect("visible");
+    let Some(text) = sealed.as_deref() else { return };
+    let value = String::from_utf8_lossy(id).into();
+    assert_eq!(opened(&ours, text.as_bytes()), Some(Opened { value, mark }));
+    assert_eq!(opened(&theirs, text.as_bytes()), None);
     let changed = change(text, changes);
-    if let Ok(value) = HeaderValue::from_str(&changed) {
-        assert_eq!(opened(&ours, &value).is_some(), changed == text, "{changed}");
-    }
+    assert_eq!(opened(&ours, changed.as_bytes()).is_some(), changed == text, "{changed}");
     // Nobody takes a mark away, puts one there, or takes another's.
     let (id, seal) = text.rsplit_once('.').expect("a seal");
     for seal in remarked(seal, mark, 0) {
-        let value = HeaderValue::from_str(&format!("{id}.{seal}")).expect("visible");
-        assert_eq!(opened(&ours, &value), None);
+        assert_eq!(opened(&ours, format!("{id}.{seal}").as_bytes()), None);
     }
 }
 
-fn endpoint(uri: &HeaderValue, mark: Option<Mark>, changes: &[u8]) {
+fn endpoint(uri: &[u8], mark: Option<Mark>, changes: &[u8]) {
     let (keys, url) = (&world().keys, world().resources[0].url());
     let (ours, theirs) = (Binding::new(keys, url, 42), Binding::new(keys, url, 43));
-    let Ok(text) = uri.to_str() else { return };
+    let Some(text) = text(uri) else { return };
     let endpoints = ours.endpoints(&target("http://127.0.0.1:9000/sse"), mark, "/mcp");
     let Some(ours_now) = endpoints.rewrite(text) else { return };
     let sealed = ours_now.strip_prefix("/mcp?endpoint=").expect("our path");
@@ -219,10 +217,10 @@ fn remarked(sealed: &str, mark: Option<Mark>, behind: usize) -> Vec<String> {
     bare.into_iter().chain([URL_SAFE_NO_PAD.encode([seal, &other[..], behind].concat())]).collect()
 }
 
-fn opened(binding: &Binding<'_>, sealed: &HeaderValue) -> Option<Opened<HeaderValue>> {
-    let mut headers = HeaderMap::new();
-    headers.insert(session::HEADER, sealed.clone());
-    binding.open_session(&headers).ok().flatten()
+fn opened(binding: &Binding<'_>, sealed: &[u8]) -> Option<Opened<Box<str>>> {
+    let mut fields = Fields::default();
+    fields.add(session::HEADER, sealed);
+    binding.open_session(&fields).ok().flatten()
 }
 
 /// Whatever the allow-list says: these never.

@@ -3,83 +3,89 @@
 //! Towards the upstream an allow-list, so that nothing a client invents is believed there; towards the client
 //! a deny-list, because the proxy's origin belongs to the proxy. RFC 9110 §7.6.1, §7.6.3; RFC 9700 §4.13.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::Method;
 
 use super::http1::Message;
 use super::session;
 use crate::gate::Permit;
 use crate::protocol::connection;
+use crate::protocol::fields::{Fields, Lines, text};
 use crate::protocol::injection::poses_as;
 
 /// Adds the headers of the request to the upstream to its request line and Host.
 pub fn request(
     out: &mut Message,
-    incoming: &HeaderMap,
+    incoming: &Fields,
     permit: &Permit,
-    session: Option<&HeaderValue>,
+    session: Option<&str>,
     method: &Method,
 ) {
     let belongs_to_connection = connection::names_fields(incoming);
-    for (name, value) in incoming {
-        let named = || belongs_to_connection && connection::lists(incoming, name.as_str());
-        let poses = || permit.injected_names().any(|injected| poses_as(name.as_str(), injected.as_str()));
+    for (name, value) in incoming.iter() {
+        let named = || belongs_to_connection && connection::lists(incoming, name);
+        let poses = || permit.injected_names().any(|injected| poses_as(name, injected));
         if is_forwarded(name, method) && !named() && !poses() {
-            out.header(name.as_str(), value.as_bytes());
+            out.header(name, value);
         }
     }
     if let Some(session) = session {
-        out.header(session::HEADER.as_str(), session.as_bytes());
+        out.header(session::HEADER.as_bytes(), session.as_bytes());
     }
     // RFC 9110 §7.6.3: a gateway MUST send an appropriate Via header field in each inbound request.
-    out.header("via", b"1.1 mcp-auth-proxy");
+    out.header(b"via", b"1.1 mcp-auth-proxy");
     // Nothing above was let through that could be taken for these.
     out.headers(permit.injected_lines());
 }
 
-/// The head of the answer to the client: what must not pass is taken out, and our own words are put in.
-pub fn response(mut headers: HeaderMap, permit: &Permit) -> HeaderMap {
-    let belongs_to_connection = connection::names_fields(&headers);
-    let is_withheld = |name: &HeaderName, value: &HeaderValue| {
-        let named = || belongs_to_connection && connection::lists(&headers, name.as_str());
-        let echoed = || permit.injected_names().any(|injected| poses_as(name.as_str(), injected.as_str()));
-        is_withheld(name) || named() || echoed() || permit.is_given_away_by(value)
+/// What goes on to the client of the head of an answer, with our own words.
+pub fn response(fields: &Fields, permit: &Permit, is_sse: bool) -> Lines {
+    let belongs_to_connection = connection::names_fields(fields);
+    let gives_away = |(_, value): &(&[u8], &[u8])| permit.is_given_away_by(value);
+    let telling: Vec<&[u8]> = fields.iter().filter(gives_away).map(|(name, _)| name).collect();
+    let passes = |name: &[u8]| {
+        let named = || belongs_to_connection && connection::lists(fields, name);
+        let echoed = || permit.injected_names().any(|injected| poses_as(name, injected));
+        // Of several values of a name, one that tells the token takes the others along.
+        !is_withheld(name) && !named() && !echoed() && !telling.contains(&name)
     };
-    let withheld: Vec<HeaderName> = headers
-        .iter()
-        .filter(|(name, value)| is_withheld(name, value))
-        .map(|(name, _)| name.clone())
-        .collect();
-    // Of several values of a name, one that tells the token takes the others along.
-    withheld.iter().for_each(|name| drop(headers.remove(name)));
-    // What somebody's upstream says must not be able to act on our origin, where people approve clients.
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
-    if is_shareable(&headers) {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let is_shareable = !passes(CACHE_CONTROL) || is_shareable(fields);
+    let is_ours = |name: &[u8]| (is_shareable && name == CACHE_CONTROL) || (is_sse && name == BUFFERING);
+    let mut out = Lines::with_capacity(fields.size() + OURS);
+    for (name, value) in fields.iter().filter(|(name, _)| passes(name) && !is_ours(name)) {
+        out.add(name, value);
     }
-    headers
+    // What somebody's upstream says must not be able to act on our origin, where people approve clients.
+    out.add(b"x-content-type-options", b"nosniff");
+    out.add(b"content-security-policy", b"sandbox; default-src 'none'");
+    if is_shareable {
+        out.add(CACHE_CONTROL, b"no-store");
+    }
+    if is_sse {
+        // Proxies in front of us must not collect events either.
+        out.add(BUFFERING, b"no");
+    }
+    out
 }
 
-fn is_forwarded(name: &HeaderName, method: &Method) -> bool {
-    let name = name.as_str();
+fn is_forwarded(name: &[u8], method: &Method) -> bool {
     // A GET opens an event stream, which we must be able to read for the legacy endpoint.
-    let encoding = name == "accept-encoding" && method != Method::GET;
-    encoding || FORWARDED.has(name) || (name.starts_with("mcp-") && !poses_as(name, session::HEADER.as_str()))
+    let encoding = name == b"accept-encoding" && *method != Method::GET;
+    encoding || FORWARDED.has(name) || (name.starts_with(b"mcp-") && !poses_as(name, session::HEADER))
 }
 
-fn is_withheld(name: &HeaderName) -> bool {
-    WITHHELD.has(name.as_str()) || name.as_str().starts_with("access-control-")
+fn is_withheld(name: &[u8]) -> bool {
+    WITHHELD.has(name) || name.starts_with(b"access-control-")
 }
 
 /// Whether a shared cache could keep one person's answer for another. RFC 9111 §3.5 lets it keep answers to
 /// authorized requests for several reasons, and caches at the edge find more: only a plain word to the
 /// contrary counts.
-fn is_shareable(headers: &HeaderMap) -> bool {
-    if !headers.contains_key(header::CACHE_CONTROL) {
+fn is_shareable(fields: &Fields) -> bool {
+    let mut values = fields.all("cache-control").peekable();
+    if values.peek().is_none() {
         return true;
     }
-    let values = headers.get_all(header::CACHE_CONTROL).iter();
-    let text = values.map(|value| value.to_str().unwrap_or("public")).collect::<Vec<_>>().join(",");
+    let text = values.map(|value| text(value).unwrap_or("public")).collect::<Vec<_>>().join(",");
     let says = |word: &str| {
         let mut directives = text.split(',').map(|directive| directive.split('=').next().unwrap_or_default());
         directives.any(|directive| directive.trim().eq_ignore_ascii_case(word))
@@ -108,9 +114,9 @@ impl<const N: usize> Names<N> {
         Names { names, lengths }
     }
 
-    fn has(&self, name: &str) -> bool {
+    fn has(&self, name: &[u8]) -> bool {
         let is_of_a_length = name.len() < 64 && self.lengths >> name.len() & 1 == 1;
-        is_of_a_length && self.names.contains(&name)
+        is_of_a_length && self.names.iter().any(|own| own.as_bytes() == name)
     }
 }
 
@@ -133,16 +139,19 @@ const FORWARDED: Names<16> = Names::of([
     "x-request-id",
 ]);
 
-/// Hop-by-hop headers, what would speak for our origin, and what commands the web server in front of us.
-const WITHHELD: Names<31> = Names::of([
+/// Hop-by-hop headers and framing, what would speak for our origin, what commands the web server in front of us, and what
+/// we say ourselves.
+const WITHHELD: Names<34> = Names::of([
     "alt-svc",
     "cdn-cache-control",
     "clear-site-data",
     "connection",
+    "content-length",
     "content-security-policy",
     "content-security-policy-report-only",
     "keep-alive",
     "location",
+    "mcp-session-id",
     "nel",
     "proxy-authenticate",
     "proxy-authorization",
@@ -164,6 +173,12 @@ const WITHHELD: Names<31> = Names::of([
     "x-accel-expires",
     "x-accel-limit-rate",
     "x-accel-redirect",
+    "x-content-type-options",
     "x-lighttpd-send-file",
     "x-sendfile",
 ]);
+
+const CACHE_CONTROL: &[u8] = b"cache-control";
+const BUFFERING: &[u8] = b"x-accel-buffering";
+/// Room for what we say: five lines.
+const OURS: usize = 256;

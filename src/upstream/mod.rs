@@ -22,12 +22,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use hyper::body::Body as _;
+use http::{Method, StatusCode};
+use hyper::body::Body;
 use tracing::warn;
 
 use crate::clock::Clock;
 use crate::gate::Permit;
+use crate::protocol::fields::{Fields, Lines, text};
+use crate::protocol::request::Request;
 use crate::seal::KeyRing;
 use crate::telemetry::call::Call;
 use crate::telemetry::metrics::Ejected;
@@ -65,6 +67,14 @@ pub struct Upstream {
     settings: Settings,
     keys: Arc<KeyRing>,
     replicas: Replicas,
+}
+
+/// What goes on to the client.
+pub struct Passed {
+    pub status: StatusCode,
+    /// Its head, but for what the connection to the client asks for.
+    pub lines: Lines,
+    pub body: Answer,
 }
 
 /// Why there is no answer from the upstream. Rendered by `server/reply.rs`.
@@ -106,15 +116,15 @@ impl Upstream {
         permit: Permit,
         mut request: Box<Request<Payload>>,
         calls: Option<&mut Vec<Call>>,
-    ) -> Result<Response<Answer>, Failure> {
+    ) -> Result<Passed, Failure> {
         let binding = Binding::new(&self.keys, permit.resource().url(), permit.person());
         let asked = Asked::read(&request, &binding)?;
         let whole = self.whole(&mut request).await?;
-        let is_get = request.method() == Method::GET;
-        let mut delivery = Delivery::new(self, &asked, request.method())?;
-        headers::request(delivery.message(), request.headers(), &permit, asked.session(), request.method());
-        if let Some(calls) = calls.filter(|_| request.method() == Method::POST) {
-            *calls = whole.as_deref().map_or_else(|| vec![named_call(request.headers())], Call::read);
+        let is_get = request.method == Method::GET;
+        let mut delivery = Delivery::new(self, &asked, &request.method)?;
+        headers::request(delivery.message(), &request.fields, &permit, asked.session(), &request.method);
+        if let Some(calls) = calls.filter(|_| request.method == Method::POST) {
+            *calls = whole.as_deref().map_or_else(|| vec![named_call(&request.fields)], Call::read);
         }
         // An answer may take its time: what is not needed any more is not kept for so long.
         delivery.with_body(match whole {
@@ -126,7 +136,7 @@ impl Upstream {
         });
         let answered = delivery.answered().await?;
         let way = delivery.way();
-        let seal = |id: &HeaderValue| asked.sealed(&binding, id, way.mark());
+        let seal = |id: &[u8]| asked.sealed(&binding, id, way.mark());
         let endpoints = || binding.endpoints(&way.replica().target, way.mark(), permit.resource().path());
         let endpoints = is_get.then_some(endpoints);
         self.answer(&permit, way.replica().pool.home(), *answered, seal, endpoints)
@@ -135,26 +145,25 @@ impl Upstream {
     /// Small bodies are taken whole: they leave in one piece and survive a redirect. `None` says that one is to stream.
     async fn whole(&self, request: &mut Request<Payload>) -> Result<Option<Bytes>, Failure> {
         let Settings { max_body, body_timeout, .. } = self.settings;
-        let length = request.body().size_hint().exact();
+        let length = request.body.size_hint().exact();
         if length.is_some_and(|length| length > max_body) {
             return Err(Failure::BodyTooLarge(max_body));
         }
-        if request.body().is_end_stream() || request.method() == Method::GET {
+        if request.body.is_end_stream() || request.method == Method::GET {
             return Ok(Some(Bytes::new()));
         }
-        if !is_read_whole(request.method(), request.body()) {
+        if !is_read_whole(&request.method, &request.body) {
             return Ok(None);
         }
-        let whole = Inbound::new(request.body_mut(), true, max_body, body_timeout).whole().await;
+        let whole = Inbound::new(&mut request.body, true, max_body, body_timeout).whole().await;
         whole.map(Some).map_err(|trouble| self.body_failure(trouble))
     }
 
     /// A body that is passed on while it arrives.
     fn streaming(&self, request: Request<Payload>) -> RequestBody {
         let Settings { max_body, body_timeout, .. } = self.settings;
-        let knows_its_end =
-            request.body().size_hint().exact().is_some() || request.version() == Version::HTTP_2;
-        RequestBody::streaming(Inbound::new(request.into_body(), knows_its_end, max_body, body_timeout))
+        let knows_its_end = request.body.size_hint().exact().is_some() || request.is_http2;
+        RequestBody::streaming(Inbound::new(request.body, knows_its_end, max_body, body_timeout))
     }
 
     fn failure(&self, trouble: Trouble) -> Failure {
@@ -182,10 +191,10 @@ impl Upstream {
         &self,
         permit: &Permit,
         home: Home,
-        Answered { mut head, arrival, .. }: Answered,
-        seal: impl FnOnce(&HeaderValue) -> Option<HeaderValue>,
+        Answered { head, arrival, .. }: Answered,
+        seal: impl FnOnce(&[u8]) -> Option<Box<str>>,
         endpoints: Option<impl FnOnce() -> Endpoints>,
-    ) -> Result<Response<Answer>, Failure> {
+    ) -> Result<Passed, Failure> {
         match head.status.as_u16() {
             // Passed on it would tell the client to log in again, and again: it is between us and the upstream.
             401 => {
@@ -195,32 +204,23 @@ impl Upstream {
             status @ (301..=303 | 305..=308) => return Err(Failure::Redirect(status)),
             _ => {}
         }
-        let session = head.headers.remove(session::HEADER).filter(|id| !permit.is_given_away_by(id));
         // What has no body is no stream, whatever it says of itself (RFC 9112 §6.3).
         let has_body = !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let is_sse = has_body && is_plain_sse(&head.headers);
-        let mut headers = headers::response(head.headers, permit);
-        if let Some(session) = session {
-            let sealed = seal(&session).ok_or(Failure::Unexpected(head.status.as_u16()))?;
-            headers.insert(session::HEADER, sealed);
-        }
-        if is_sse {
-            // Proxies in front of us must not collect events either.
-            headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        let is_sse = has_body && is_plain_sse(&head.fields);
+        let mut lines = headers::response(&head.fields, permit, is_sse);
+        if let Some(id) = head.fields.get(session::HEADER).filter(|id| !permit.is_given_away_by(id)) {
+            let sealed = seal(id).ok_or(Failure::Unexpected(head.status.as_u16()))?;
+            lines.add(session::HEADER.as_bytes(), sealed.as_bytes());
         }
         let Settings { keep_alive, recheck, .. } = self.settings;
         // Events that are all there, as most tools answer, are no stream. The legacy endpoint comes in answers to GET.
-        let answer = if is_sse && (endpoints.is_some() || !arrival.is_whole()) {
-            headers.remove(header::CONTENT_LENGTH);
+        let body = if is_sse && (endpoints.is_some() || !arrival.is_whole()) {
             let endpoints = endpoints.map(|endpoints| endpoints());
             Answer::events(arrival, home, sse::Stream::new(endpoints, permit.watch(), keep_alive, recheck))
         } else {
             Answer::plain(arrival, home, permit.watch(), recheck)
         };
-        let mut response = Response::new(answer);
-        *response.status_mut() = head.status;
-        *response.headers_mut() = headers;
-        Ok(response)
+        Ok(Passed { status: head.status, lines, body })
     }
 }
 
@@ -243,7 +243,7 @@ impl Failure {
 }
 
 /// Whether all of a request's body has been taken from its connection before the upstream is asked.
-pub fn is_read_whole(method: &Method, body: &Payload) -> bool {
+pub fn is_read_whole(method: &Method, body: &impl Body) -> bool {
     match body.size_hint().exact() {
         Some(0) => true,
         Some(length) => *method != Method::GET && length <= SMALL_BODY,
@@ -252,17 +252,17 @@ pub fn is_read_whole(method: &Method, body: &Payload) -> bool {
 }
 
 /// What a body that is too large to be read here calls, by its headers (MCP 2026-07-28).
-fn named_call(headers: &HeaderMap) -> Call {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+fn named_call(fields: &Fields) -> Call {
+    let text = |name: &'static str| fields.get(name).and_then(text);
     Call::named(text("mcp-method"), text("mcp-name"))
 }
 
 /// Events that we can read: a compressed stream passes as it is.
-fn is_plain_sse(headers: &HeaderMap) -> bool {
-    let kind = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+fn is_plain_sse(fields: &Fields) -> bool {
+    let kind = fields.get("content-type").unwrap_or_default();
     let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
     let is_sse = kind.eq_ignore_ascii_case(b"text/event-stream");
-    if is_sse && headers.get_all(header::CONTENT_ENCODING).iter().any(is_coding) {
+    if is_sse && fields.all("content-encoding").any(is_coding) {
         warn!("the upstream compresses an event stream: no keep-alive comments, no endpoint rewriting");
         return false;
     }
@@ -270,8 +270,8 @@ fn is_plain_sse(headers: &HeaderMap) -> bool {
 }
 
 /// RFC 9110 §8.4.1: `identity` does not belong there, and says that nothing was done.
-fn is_coding(value: &HeaderValue) -> bool {
-    let value = value.as_bytes().trim_ascii();
+fn is_coding(value: &[u8]) -> bool {
+    let value = value.trim_ascii();
     !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
 }
 

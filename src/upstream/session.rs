@@ -9,16 +9,16 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use super::replicas::Mark;
 use super::target::Target;
+use crate::protocol::fields::{Fields, Twice, text};
 use crate::protocol::token::TAG_BYTES;
 use crate::seal::KeyRing;
 
 /// The header of the Streamable HTTP transport.
-pub const HEADER: HeaderName = HeaderName::from_static("mcp-session-id");
+pub const HEADER: &str = "mcp-session-id";
 
 /// Seals and opens for one person at one resource.
 pub struct Binding<'a> {
@@ -54,28 +54,22 @@ impl<'a> Binding<'a> {
     }
 
     /// The upstream's own id behind the one the client sent, if it sent one.
-    pub fn open_session(&self, headers: &HeaderMap) -> Result<Option<Opened<HeaderValue>>, Foreign> {
-        let mut values = headers.get_all(HEADER).iter();
-        let Some(value) = values.next() else { return Ok(None) };
-        if values.next().is_some() {
-            return Err(Foreign);
-        }
-        let (id, seal) = value.to_str().ok().and_then(|text| text.rsplit_once('.')).ok_or(Foreign)?;
+    pub fn open_session(&self, fields: &Fields) -> Result<Option<Opened<Box<str>>>, Foreign> {
+        let Some(value) = fields.single(HEADER).map_err(|Twice| Foreign)? else { return Ok(None) };
+        let (id, seal) = text(value).and_then(|text| text.rsplit_once('.')).ok_or(Foreign)?;
         let seal = URL_SAFE_NO_PAD.decode(seal).map_err(|_| Foreign)?;
         let (seal, mark) = seal.split_at_checked(SEAL_BYTES).ok_or(Foreign)?;
         let mark = if mark.is_empty() { None } else { Some(mark.try_into().map_err(|_| Foreign)?) };
         if !self.holds(SESSION, id, mark, seal) {
             return Err(Foreign);
         }
-        let value = HeaderValue::from_str(id).map_err(|_| Foreign)?;
-        Ok(Some(Opened { value, mark }))
+        Ok(Some(Opened { value: id.into(), mark }))
     }
 
     /// The id for the client; `None` when the upstream's is not visible ASCII (MCP transports).
-    pub fn seal_session(&self, id: &HeaderValue, mark: Option<Mark>) -> Option<HeaderValue> {
-        let id =
-            id.to_str().ok().filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic()))?;
-        HeaderValue::from_str(&format!("{id}.{}", URL_SAFE_NO_PAD.encode(self.seal(SESSION, id, mark)))).ok()
+    pub fn seal_session(&self, id: &[u8], mark: Option<Mark>) -> Option<Box<str>> {
+        let id = text(id).filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic()))?;
+        Some(format!("{id}.{}", URL_SAFE_NO_PAD.encode(self.seal(SESSION, id, mark))).into())
     }
 
     /// The upstream path behind a sealed endpoint.

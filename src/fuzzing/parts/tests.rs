@@ -21,7 +21,7 @@ fn the_gate_allocates_nothing() {
     let (known, mut none) = (calls.next().expect("endless"), calls.next().expect("endless"));
     assert!(crowd.judged(&known).is_ok() && crowd.judged(&none).is_ok());
     at_most(0, "let through", || crowd.judged(&known));
-    none.remove(header::AUTHORIZATION);
+    none.remove("authorization");
     let refused = [("missing", none), ("forged", crowd.forged()), ("expired", crowd.expired())];
     for (why, headers) in refused {
         assert_eq!(crowd.judged(&headers).err().as_ref().map(Denial::word), Some(why));
@@ -34,7 +34,7 @@ fn the_gate_allocates_nothing() {
 #[test]
 fn the_way_allocates_little() {
     let way = Way::new();
-    assert!(way.opened().is_some_and(|session| session == SESSION) && way.sealed().is_some());
+    assert!(way.opened().is_some_and(|session| *session == *SESSION) && way.sealed().is_some());
     at_most(2, "open", || way.opened());
     at_most(5, "seal", || way.sealed());
     let up = way.up();
@@ -42,10 +42,9 @@ fn the_way_allocates_little() {
     at_most(1, "up", || way.up());
     for (answer, length) in [(JSON, 131), (EVENTS, 157)] {
         assert_eq!(read(answer).map(|(_, body)| body), Some(length));
-        at_most(6, "read", || read(answer));
-        // As they were read: there is room for ours in them.
-        let mut answered = [(); 2].map(|()| read(answer).expect("whole").0.headers).into_iter();
-        at_most(4, "back", || way.back(answered.next().expect("one each")));
+        at_most(4, "read", || read(answer));
+        let (answered, _) = read(answer).expect("whole");
+        at_most(3, "back", || way.back(&answered.fields));
     }
 }
 

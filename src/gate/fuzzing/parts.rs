@@ -6,12 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::HeaderMap;
-
 use super::{gate, known};
 use crate::clock::Time;
 use crate::fuzzing::{parts, world};
 use crate::gate::{Denial, Gate, Permit};
+use crate::protocol::fields::Fields;
 use crate::protocol::injection::Injection;
 use crate::protocol::token::{Access, Claims, FamilyId, Verified};
 
@@ -34,12 +33,12 @@ impl Crowd {
     }
 
     /// A call by each, by one after the other, without end.
-    pub fn calls(&self) -> impl Iterator<Item = HeaderMap> {
+    pub fn calls(&self) -> impl Iterator<Item = Fields> {
         self.tokens.iter().cycle().map(|token| parts::call(Some(token)))
     }
 
     /// A call with a token that nobody issued: its MAC is another one.
-    pub fn forged(&self) -> HeaderMap {
+    pub fn forged(&self) -> Fields {
         let mut token = self.tokens[0].clone();
         let other = if token[20..].starts_with('A') { "B" } else { "A" };
         token.replace_range(20..21, other);
@@ -47,7 +46,7 @@ impl Crowd {
     }
 
     /// A call with a token of ours that has just ended.
-    pub fn expired(&self) -> HeaderMap {
+    pub fn expired(&self) -> Fields {
         parts::call(Some(&token(FamilyId([7; 16]), world().clock.now())))
     }
 
@@ -57,8 +56,8 @@ impl Crowd {
     }
 
     /// What the gate says, which needs nobody else for it.
-    pub fn judged(&self, headers: &HeaderMap) -> Result<Permit, Denial> {
-        let judging = pin!(self.gate.permit(0, headers));
+    pub fn judged(&self, fields: &Fields) -> Result<Permit, Denial> {
+        let judging = pin!(self.gate.permit(0, fields));
         match judging.poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(judgement) => judgement,
             Poll::Pending => unreachable!("the family is in the cache"),

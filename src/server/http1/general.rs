@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use http::header::EXPECT;
-use http::{Request, Response, Version};
+use http::{Response, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -24,8 +23,9 @@ use super::ends::{End, Ends};
 use super::head_timer::HeadTimer;
 use crate::clock;
 use crate::protocol::connection;
+use crate::protocol::request::Request;
 use crate::server::Current;
-use crate::server::answering::{Answering, answered};
+use crate::server::answering::{Answering, answered, for_hyper};
 use crate::server::drain::Drain;
 use crate::server::listener::MAX_HEAD;
 use crate::server::seats::Seated;
@@ -47,16 +47,17 @@ where
     let head_timeout = current.now().bounds.head_timeout;
     let desk = Arc::new(Desk::default());
     let (mut ends, taken) = (Ends::new(seat, drain.clone()), desk.clone());
-    let service = service_fn(move |request: Request<Incoming>| {
-        let request = Box::new(request.map(Payload::Arriving));
-        let wish = Wish::of(&request);
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let is_current = request.version() == Version::HTTP_11;
+        let request = Box::new(Request::from(request.map(Payload::Arriving)));
+        let wish = Wish::of(&request).filter(|_| is_current);
         let (server, open, draining) = (current.now(), seat.request(), drain.clone());
         let desk = taken.clone();
         // Boxed: hyper keeps the room of a request for as long as its connection lasts, which may be hours.
         Box::pin(async move {
             let response = answered(server, peer, request, open, draining).await;
             match desk.offer(response, wish) {
-                Some(response) => Ok::<_, Infallible>(response),
+                Some(response) => Ok::<_, Infallible>(for_hyper(response)),
                 None => pending().await,
             }
         })
@@ -95,12 +96,12 @@ struct Wish {
 }
 
 impl Wish {
-    /// None where an answer must be left to hyper: to clients that know no chunks, and while hyper may still have
-    /// something to write or to read for this request.
+    /// None where an answer must be left to hyper, since that may still have something to write or to read for this
+    /// request.
     fn of(request: &Request<Payload>) -> Option<Self> {
-        let is_done = upstream::is_read_whole(request.method(), request.body());
-        let may = request.version() == Version::HTTP_11 && is_done && !request.headers().contains_key(EXPECT);
-        may.then(|| Wish { closes: connection::lists(request.headers(), "close") })
+        let is_done = upstream::is_read_whole(&request.method, &request.body);
+        let may = is_done && !request.fields.has("expect");
+        may.then(|| Wish { closes: connection::lists(&request.fields, b"close") })
     }
 }
 

@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode};
 use hyper::body::Body;
 
 use crate::clock::Time;
+use crate::protocol::fields::Lines;
 
 /// How a client knows where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,14 @@ impl Framing {
 }
 
 /// Whatever the headers say of framing and connection, what is written is ours.
-pub fn write(status: StatusCode, headers: &HeaderMap, framing: Framing, closes: bool, now: Time) -> Vec<u8> {
+pub fn write(
+    status: StatusCode,
+    lines: &Lines,
+    headers: &HeaderMap,
+    framing: Framing,
+    closes: bool,
+    now: Time,
+) -> Vec<u8> {
     let mut head = Vec::with_capacity(HEAD);
     match status {
         StatusCode::OK => head.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
@@ -37,6 +45,7 @@ pub fn write(status: StatusCode, headers: &HeaderMap, framing: Framing, closes: 
             head.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).as_bytes());
         }
     }
+    head.extend_from_slice(lines.as_bytes());
     for (name, value) in headers.iter().filter(|(name, _)| ![CONNECTION, CONTENT_LENGTH].contains(name)) {
         line(&mut head, name.as_str(), value.as_bytes());
     }
@@ -48,7 +57,7 @@ pub fn write(status: StatusCode, headers: &HeaderMap, framing: Framing, closes: 
     if closes {
         line(&mut head, "connection", b"close");
     }
-    if !headers.contains_key(DATE) {
+    if !lines.has_date() && !headers.contains_key(DATE) {
         LAST.with_borrow_mut(|date| line(&mut head, "date", date.at(now).as_bytes()));
     }
     head.extend_from_slice(b"\r\n");
@@ -116,35 +125,43 @@ mod tests {
         headers.insert("x-a", "b".parse().expect("a value"));
         headers.insert(CONNECTION, "close".parse().expect("a value"));
         headers.insert(CONTENT_LENGTH, "7".parse().expect("a value"));
+        let mut lines = Lines::default();
+        lines.add(b"x-up", b"c");
         let text = |status, framing, closes| {
-            let head = write(status, &headers, framing, closes, Time::from_seconds(784_111_777));
+            let head = write(status, &lines, &headers, framing, closes, Time::from_seconds(784_111_777));
             String::from_utf8(head).expect("text")
         };
         let date = "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n";
         assert_eq!(
             text(StatusCode::OK, Framing::Chunked, true),
-            format!("HTTP/1.1 200 OK\r\nx-a: b\r\ntransfer-encoding: chunked\r\nconnection: close\r\n{date}")
+            format!(
+                "HTTP/1.1 200 OK\r\nx-up: c\r\nx-a: b\r\ntransfer-encoding: chunked\r\nconnection: close\r\n{date}"
+            )
         );
         assert_eq!(
             text(StatusCode::NOT_FOUND, Framing::Length(5), false),
-            format!("HTTP/1.1 404 Not Found\r\nx-a: b\r\ncontent-length: 5\r\n{date}")
+            format!("HTTP/1.1 404 Not Found\r\nx-up: c\r\nx-a: b\r\ncontent-length: 5\r\n{date}")
         );
         assert_eq!(
             text(StatusCode::NO_CONTENT, Framing::None, false),
-            format!("HTTP/1.1 204 No Content\r\nx-a: b\r\n{date}")
+            format!("HTTP/1.1 204 No Content\r\nx-up: c\r\nx-a: b\r\n{date}")
         );
     }
 
     #[test]
     fn an_answer_has_one_date() {
-        let mut headers = HeaderMap::new();
+        let (mut lines, mut headers, long_ago) = (Lines::default(), HeaderMap::new(), Time::from_seconds(0));
+        lines.add(b"date", b"then");
+        let head = write(StatusCode::OK, &lines, &headers, Framing::Length(0), false, long_ago);
+        assert_eq!(head, b"HTTP/1.1 200 OK\r\ndate: then\r\ncontent-length: 0\r\n\r\n");
+        let lines = Lines::default();
         headers.insert(DATE, "then".parse().expect("a value"));
-        let head = write(StatusCode::OK, &headers, Framing::Length(0), false, Time::from_seconds(0));
+        let head = write(StatusCode::OK, &lines, &headers, Framing::Length(0), false, long_ago);
         assert_eq!(head, b"HTTP/1.1 200 OK\r\ndate: then\r\ncontent-length: 0\r\n\r\n");
         headers.remove(DATE);
         for (seconds, second) in [(0, "00"), (0, "00"), (59, "59"), (1, "01")] {
             let now = Time::from_millis(seconds * 1000 + 999);
-            let head = write(StatusCode::OK, &headers, Framing::None, false, now);
+            let head = write(StatusCode::OK, &lines, &headers, Framing::None, false, now);
             let expected = format!("HTTP/1.1 200 OK\r\ndate: Thu, 01 Jan 1970 00:00:{second} GMT\r\n\r\n");
             assert_eq!(String::from_utf8(head).expect("text"), expected);
         }

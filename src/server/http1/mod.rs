@@ -14,6 +14,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 
 use http::Response;
+use http::header::CONNECTION;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -25,7 +26,6 @@ use super::listener::PARTING;
 use super::seats::Seated;
 use super::sniff::Sniffed;
 use crate::clock;
-use crate::protocol::connection;
 use crate::upstream;
 use head::Framing;
 use plain::Left;
@@ -117,10 +117,10 @@ fn relayed<T: AsyncRead + AsyncWrite + Unpin>(
     closes: bool,
     current: &Current,
 ) -> (Relay<Sniffed<T>, Answering>, bool) {
-    let (parts, body) = response.into_parts();
-    let closes = closes || connection::lists(&parts.headers, "close");
+    let (parts, mut body) = response.into_parts();
+    let closes = closes || parts.headers.contains_key(CONNECTION);
     let framing = Framing::of(parts.status, &body);
     let now = current.now().clock.now();
-    let head = head::write(parts.status, &parts.headers, framing, closes, now);
+    let head = head::write(parts.status, &body.take_lines(), &parts.headers, framing, closes, now);
     (Relay::new(io, head, body, framing), closes)
 }

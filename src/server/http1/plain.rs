@@ -14,8 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING, UPGRADE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use http::Method;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 
@@ -24,6 +23,8 @@ use super::ends::{End, Ends};
 use super::head_timer::HeadTimer;
 use super::{Ended, Outgoing, relayed};
 use crate::clock;
+use crate::protocol::fields::Fields;
+use crate::protocol::request::{Request, Target};
 use crate::server::answering::answered;
 use crate::server::drain::Drain;
 use crate::server::router::{self, Route};
@@ -143,7 +144,7 @@ fn poll_request<T: AsyncRead + Unpin>(
                 Poll::Pending if known == 0 => return Poll::Pending,
                 Poll::Ready(Ok(())) if read.filled().len() > known => {
                     if let Some(request) = request(read.filled(), |path| is_resource(&current.now(), path)) {
-                        return Poll::Ready(Ok(Said::Request(Box::new(request.map(Payload::Whole)))));
+                        return Poll::Ready(Ok(Said::Request(Box::new(request))));
                     }
                 }
                 Poll::Ready(Ok(())) if known == 0 => return Poll::Ready(Ok(Said::Nothing)),
@@ -162,30 +163,21 @@ fn is_resource(server: &Server, path: &str) -> bool {
 }
 
 /// The request that these bytes are, if they are exactly one and a plain one, to a path that is `ours`.
-pub fn request(bytes: &[u8], ours: impl FnOnce(&str) -> bool) -> Option<Request<Bytes>> {
-    // Copied once, and shared by all that is read from it.
-    let bytes = Bytes::copy_from_slice(bytes);
+pub fn request(bytes: &[u8], ours: impl FnOnce(&str) -> bool) -> Option<Request<Payload>> {
     let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut read = httparse::Request::new(&mut []);
-    let length = match read.parse_with_uninit_headers(&bytes, &mut fields) {
-        Ok(httparse::Status::Complete(length)) => length,
-        Ok(httparse::Status::Partial) | Err(_) => return None,
+    let Ok(httparse::Status::Complete(length)) = read.parse_with_uninit_headers(bytes, &mut fields) else {
+        return None;
     };
-    let (method, target) = (method(read.method?)?, read.path?);
-    let path = target.split('?').next().unwrap_or_default();
-    if read.version != Some(1) || !ours(path) {
+    let (head, body) = bytes.split_at(length);
+    let (method, target) = (method(read.method?)?, Target::new(read.path.filter(|target| is_plain(target))?));
+    let fields = Fields::of(head, read.headers);
+    let is_plain = read.version == Some(1) && ours(target.path()) && are_plain(&fields);
+    if !is_plain || content_length(&fields, &method)? != body.len() {
         return None;
     }
-    let mut request = Request::new(bytes.slice(length..));
-    let headers = headers(&bytes, read.headers)?;
-    let has_length = content_length(&headers, &method)? == request.body().len();
-    if !has_length {
-        return None;
-    }
-    *request.uri_mut() = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).ok()?;
-    *request.method_mut() = method;
-    *request.headers_mut() = headers;
-    Some(request)
+    let body = Payload::Whole(Bytes::copy_from_slice(body));
+    Some(Request { method, target, authority: None, fields, is_http2: false, body })
 }
 
 fn method(name: &str) -> Option<Method> {
@@ -197,35 +189,30 @@ fn method(name: &str) -> Option<Method> {
     }
 }
 
-/// Nothing that frames, upgrades, expects, or is meant for this connection alone.
-fn headers(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(fields.len());
-    for field in fields {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-        let is_plain = match name {
-            TRANSFER_ENCODING | EXPECT | UPGRADE => false,
-            CONNECTION => field.value.eq_ignore_ascii_case(b"keep-alive"),
-            _ => true,
-        };
-        if !is_plain {
-            return None;
-        }
-        headers.append(name, HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?);
-    }
-    Some(headers)
+/// A path in origin form, and a query of characters that stand for themselves there (RFC 3986 §3.4).
+fn is_plain(target: &str) -> bool {
+    target.starts_with('/')
+        && target.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@/?".contains(&byte))
+}
+
+/// Nothing that frames otherwise, upgrades, expects, or is meant for this connection alone.
+fn are_plain(fields: &Fields) -> bool {
+    fields.iter().all(|(name, value)| match name {
+        b"transfer-encoding" | b"expect" | b"upgrade" => false,
+        b"connection" => value.eq_ignore_ascii_case(b"keep-alive"),
+        _ => true,
+    })
 }
 
 /// RFC 9112 §6.3: said once, in digits alone, or there is no body. Of GET and DELETE none is expected.
-fn content_length(headers: &HeaderMap, method: &Method) -> Option<usize> {
-    let mut said = headers.get_all(CONTENT_LENGTH).iter();
-    match (said.next(), said.next()) {
-        (None, _) => Some(0),
-        (Some(length), None) if *method == Method::POST => {
-            let digits = length.as_bytes();
-            let is_plain = (1..=MAX_DIGITS).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);
+fn content_length(fields: &Fields, method: &Method) -> Option<usize> {
+    match fields.single("content-length").ok()? {
+        None => Some(0),
+        Some(digits) if *method == Method::POST && (1..=MAX_DIGITS).contains(&digits.len()) => {
+            let is_plain = digits.iter().all(u8::is_ascii_digit);
             is_plain.then(|| digits.iter().fold(0, |number, digit| number * 10 + usize::from(digit - b'0')))
         }
-        _ => None,
+        Some(_) => None,
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::Method;
 use tokio::runtime::{Builder, Runtime};
 
 use super::target;
 use crate::fuzzing::parts::{Crowd, SESSION};
 use crate::fuzzing::world;
 use crate::gate::Permit;
+use crate::protocol::fields::{Fields, Lines};
 use crate::upstream::http1::framing::Decoder;
 use crate::upstream::http1::head::{self, Read};
 use crate::upstream::http1::{Head, Message};
@@ -21,8 +22,7 @@ pub struct Way {
     permit: Permit,
     target: Target,
     /// What the headers of a call are.
-    call: HeaderMap,
-    session: HeaderValue,
+    call: Fields,
     /// For the timers of streams.
     runtime: Runtime,
 }
@@ -33,11 +33,11 @@ impl Way {
         let crowd = Crowd::new(1);
         let mut call = crowd.calls().next().expect("there is one");
         let permit = crowd.judged(&call).expect("let through");
-        let session = HeaderValue::from_static(SESSION);
         let binding = Binding::new(&world().keys, permit.resource().url(), permit.person());
-        call.insert(session::HEADER, binding.seal_session(&session, None).expect("visible"));
+        let sealed = binding.seal_session(SESSION.as_bytes(), None).expect("visible");
+        call.add(session::HEADER, sealed.as_bytes());
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
-        Way { permit, target: target("http://127.0.0.1:9000/mcp"), call, session, runtime }
+        Way { permit, target: target("http://127.0.0.1:9000/mcp"), call, runtime }
     }
 
     fn binding(&self) -> Binding<'_> {
@@ -45,26 +45,26 @@ impl Way {
     }
 
     /// The upstream's session behind the client's.
-    pub fn opened(&self) -> Option<HeaderValue> {
+    pub fn opened(&self) -> Option<Box<str>> {
         self.binding().open_session(&self.call).ok().flatten().map(|opened| opened.value)
     }
 
     /// The client's session for the upstream's.
-    pub fn sealed(&self) -> Option<HeaderValue> {
-        self.binding().seal_session(&self.session, None)
+    pub fn sealed(&self) -> Option<Box<str>> {
+        self.binding().seal_session(SESSION.as_bytes(), None)
     }
 
     /// The head of the request as it leaves.
     pub fn up(&self) -> Message {
         let mut message = Message::to(&Method::POST, self.target.path(), self.target.host());
-        let session = Some(&self.session);
+        let session = Some(SESSION);
         headers::request(&mut message, &self.call, &self.permit, session, &Method::POST);
         message
     }
 
     /// The headers of an answer as they go on to the client.
-    pub fn back(&self, answered: HeaderMap) -> HeaderMap {
-        headers::response(answered, &self.permit)
+    pub fn back(&self, answered: &Fields) -> Lines {
+        headers::response(answered, &self.permit, false)
     }
 
     /// A stream with nothing passed on yet; what comes first may name the legacy endpoint in one that was asked for.

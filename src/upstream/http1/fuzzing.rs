@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::head::MAX_HEAD;
 use super::{Exchange, Io, Message, Trouble};
 use crate::gate::fuzzing::permit;
+use crate::protocol::fields::Fields;
 use crate::upstream::body::RequestBody;
 use crate::upstream::fuzzing::towards_the_client;
 use crate::upstream::headers;
@@ -95,7 +96,7 @@ fn ours(bytes: &[u8], cuts: &[u8], then: Then) -> Outcome {
         }
     };
     let mut outcome = Outcome::none(End::Open, String::new());
-    outcome.head = Some((head.status, head.headers));
+    outcome.head = Some((head.status, HeaderMap::from(&head.fields)));
     loop {
         match drive(poll_fn(|context| arrival.poll(context))) {
             None => return outcome,
@@ -236,7 +237,7 @@ fn passes_on_as_lines(outcome: &Outcome) {
     let Some((_, headers)) = &outcome.head else { return };
     let permit = permit(Vec::new());
     towards_the_client(headers, &permit);
-    for (name, value) in &headers::response(headers.clone(), &permit) {
+    for (name, value) in &HeaderMap::from(&headers::response(&Fields::from(headers), &permit, false)) {
         let is_no_end = |byte: &u8| !matches!(byte, b'\r' | b'\n' | 0);
         assert!(!name.as_str().is_empty() && name.as_str().bytes().all(|byte| is_no_end(&byte)));
         assert!(value.as_bytes().iter().all(is_no_end), "{name}: {value:?}");

@@ -4,11 +4,11 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::StatusCode;
 
 use super::framing::Framing;
 use crate::protocol::connection;
+use crate::protocol::fields::{Fields, Twice};
 
 /// What no upstream should say; in words for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,7 +19,7 @@ pub struct Odd(pub &'static str);
 #[derive(Debug)]
 pub struct Head {
     pub status: StatusCode,
-    pub headers: HeaderMap,
+    pub fields: Fields,
     pub framing: Framing,
     /// Whether another request may follow on this connection once the body has ended.
     pub keeps: bool,
@@ -58,43 +58,23 @@ pub fn read(bytes: &[u8]) -> Result<Read, Odd> {
         100..=199 => return Ok(Read::Interim(length)),
         _ => {}
     }
-    let headers = headers(&bytes[..length], response.headers)?;
+    let fields = Fields::of(&bytes[..length], response.headers);
     let is_current = response.version == Some(1);
-    let framing = framing(status, is_current, &headers)?;
-    let keeps = is_current && framing != Framing::UntilClose && !connection::lists(&headers, "close");
-    Ok(Read::Final(Head { status, headers, framing, keeps }, length))
-}
-
-/// All values share one copy of the head.
-fn headers(head: &[u8], lines: &[httparse::Header<'_>]) -> Result<HeaderMap, Odd> {
-    let copy = Bytes::copy_from_slice(head);
-    let start = head.as_ptr() as usize;
-    let mut headers = HeaderMap::with_capacity(lines.len() + OURS);
-    for line in lines {
-        let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_| Odd("a header has no name"))?;
-        let at = line.value.as_ptr() as usize - start;
-        let value = copy.slice(at..at + line.value.len());
-        let value =
-            HeaderValue::from_maybe_shared(value).map_err(|_| Odd("a header holds what it cannot"))?;
-        headers.append(name, value);
-    }
-    Ok(headers)
+    let framing = framing(status, is_current, &fields)?;
+    let keeps = is_current && framing != Framing::UntilClose && !connection::lists(&fields, b"close");
+    Ok(Read::Final(Head { status, fields, framing, keeps }, length))
 }
 
 /// RFC 9112 §6.3, without its tolerance: whatever two readers could read in two ways is refused.
-fn framing(status: StatusCode, is_current: bool, headers: &HeaderMap) -> Result<Framing, Odd> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let is_chunked = match (codings.next(), codings.next()) {
-        (None, _) => false,
-        (Some(coding), None) if is_current && coding.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
+fn framing(status: StatusCode, is_current: bool, fields: &Fields) -> Result<Framing, Odd> {
+    let is_chunked = match fields.single("transfer-encoding") {
+        Ok(None) => false,
+        Ok(Some(coding)) if is_current && coding.eq_ignore_ascii_case(b"chunked") => true,
         _ => return Err(Odd("its transfer coding is not plainly chunked")),
     };
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let length = match (lengths.next(), lengths.next()) {
-        (None, _) => None,
-        (Some(length), None) => Some(number(length).ok_or(Odd("its Content-Length is no number"))?),
-        (Some(_), Some(_)) => return Err(Odd("it has two Content-Length")),
-    };
+    let length = fields.single("content-length").map_err(|Twice| Odd("it has two Content-Length"))?;
+    let length =
+        length.map(|length| number(length).ok_or(Odd("its Content-Length is no number"))).transpose()?;
     if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
         return Ok(Framing::Length(0));
     }
@@ -107,13 +87,11 @@ fn framing(status: StatusCode, is_current: bool, headers: &HeaderMap) -> Result<
 }
 
 /// RFC 9110 §8.6: digits and nothing else.
-fn number(value: &HeaderValue) -> Option<u64> {
-    let text = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
+fn number(value: &[u8]) -> Option<u64> {
+    let text = str::from_utf8(value).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))?;
     text.parse().ok()
 }
 
-/// Headers that are added on the way to the client: room for them costs less now than then.
-const OURS: usize = 5;
 /// Largest head of an answer.
 pub const MAX_HEAD: usize = 32 << 10;
 const MAX_HEADERS: usize = 100;

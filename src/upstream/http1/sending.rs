@@ -30,7 +30,7 @@ impl Message {
     /// Begins with the request line and Host.
     pub fn to(method: &Method, path: &PathAndQuery, host: &HeaderValue) -> Self {
         let mut message = Message::begun(method, path);
-        message.header("host", host.as_bytes());
+        message.header(b"host", host.as_bytes());
         message.behind_host = message.bytes.len();
         message
     }
@@ -44,8 +44,8 @@ impl Message {
     }
 
     /// Adds a header; the value is one that a head can hold.
-    pub fn header(&mut self, name: &str, value: &[u8]) {
-        for part in [name.as_bytes(), b": ", value, b"\r\n"] {
+    pub fn header(&mut self, name: &[u8], value: &[u8]) {
+        for part in [name, b": ", value, b"\r\n"] {
             self.bytes.extend_from_slice(part);
         }
     }
@@ -63,7 +63,7 @@ impl Message {
             RequestBody::Whole(body) => self.length(body.len() as u64),
             RequestBody::Streaming(streaming) => match streaming.length() {
                 Some(length) => self.length(length),
-                None => self.header("transfer-encoding", b"chunked"),
+                None => self.header(b"transfer-encoding", b"chunked"),
             },
         }
         self.bytes.extend_from_slice(b"\r\n");
@@ -73,7 +73,7 @@ impl Message {
     }
 
     fn length(&mut self, length: u64) {
-        self.header("content-length", length.to_string().as_bytes());
+        self.header(b"content-length", length.to_string().as_bytes());
     }
 
     /// The same request to another path.
