@@ -6,7 +6,11 @@
 
 pub mod parts;
 
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
@@ -33,19 +37,21 @@ use crate::tls::Authorities;
 pub use crate::config::fuzzing::config;
 pub use crate::oauth::fuzzing::clients;
 pub use crate::protocol::fuzzing::redirect;
+pub use crate::server::fuzzing::request;
 pub use crate::upstream::fuzzing::{answer, sse};
 
 /// Panics when an input breaks its property.
 pub type Target = fn(&[u8]);
 
 /// Every target; `fuzz/` has a program and a corpus of each name.
-pub const TARGETS: [(&str, Target); 8] = [
+pub const TARGETS: [(&str, Target); 9] = [
     ("answer", answer),
     ("clients", clients),
     ("config", config),
     ("forms", forms),
     ("head", head),
     ("redirect", redirect),
+    ("request", request),
     ("sealed", sealed),
     ("sse", sse),
 ];
@@ -246,6 +252,29 @@ fn github_settings() -> github::Settings {
         fresh_token_retries: Vec::new(),
         timeout: Duration::from_secs(1),
         authorities: Authorities::default(),
+    }
+}
+
+/// Polls as long as somebody calls for it; `None` where nobody does any more.
+pub(crate) fn drive<F: Future>(future: F) -> Option<F::Output> {
+    let called = Arc::new(Called::default());
+    let waker = Waker::from(called.clone());
+    let (mut context, mut future) = (Context::from_waker(&waker), pin!(future));
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return Some(output),
+            Poll::Pending if called.0.swap(false, Ordering::Relaxed) => {}
+            Poll::Pending => return None,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Called(AtomicBool);
+
+impl Wake for Called {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -680,3 +680,42 @@ async fn a_redirect_is_followed_on_the_same_connection_byte_for_byte() {
     assert_eq!(second, first.replacen("POST /mcp ", "POST /mcp/ ", 1));
     assert!(second.ends_with(&format!("\r\n\r\n{text}")));
 }
+
+// A login that ends while the last piece of its answer is still to come: the answer is cut, on which nothing may follow.
+// The next one would be read as the rest of its body.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_cut_at_its_last_piece_is_no_clean_end() {
+    for (framing, first, last) in [
+        ("Content-Length: 10", "FIRST", "OTHER"),
+        ("Transfer-Encoding: chunked", "5\r\nFIRST\r\n", "5\r\nOTHER\r\n0\r\n\r\n"),
+        ("Connection: close", "FIRST", "OTHER"),
+    ] {
+        let (proxy, raw, tokens) = rude("").await;
+        let mut client = TcpStream::connect(proxy.address()).await.expect("connects");
+        client
+            .write_all(call(&tokens, "Content-Length: 2\r\n\r\n{}").trim_end().as_bytes())
+            .await
+            .expect("writes");
+        let (mut upstream, _) = soon(raw.accept()).await;
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n{framing}\r\n\r\n{first}");
+        upstream.write_all(head.as_bytes()).await.expect("writes");
+        let mut heard = String::new();
+        while !heard.contains("FIRST") {
+            let mut piece = [0; 1024];
+            let read = soon(client.read(&mut piece)).await.expect("reads");
+            assert!(read > 0, "{framing}: {heard}");
+            heard.push_str(std::str::from_utf8(&piece[..read]).expect("text"));
+        }
+        let pairs = [("token", tokens.refresh.as_str()), ("client_id", tokens.client_id.as_str())];
+        proxy.post_form("/revoke", &pairs).await.expect(200);
+        // It may have been cut by now.
+        let _ = upstream.write_all(last.as_bytes()).await;
+        drop(upstream);
+        let mut rest = Vec::new();
+        // An end, or a reset: whoever reads this has no whole answer.
+        let _ = soon(client.read_to_end(&mut rest)).await;
+        heard.push_str(&String::from_utf8_lossy(&rest));
+        assert!(!heard.contains("OTHER") && !heard.ends_with("0\r\n\r\n"), "{framing}: {heard}");
+        assert_eq!(heard.matches("HTTP/1.1").count(), 1, "{framing}: {heard}");
+    }
+}

@@ -99,7 +99,7 @@ impl Denial {
 enum Bearer<'a> {
     Absent,
     Malformed,
-    Token(&'a str),
+    Token(&'a [u8]),
 }
 
 impl Gate {
@@ -301,12 +301,16 @@ fn bearer(fields: &Fields) -> Bearer<'_> {
         Ok(None) => return Bearer::Absent,
         Err(Twice) => return Bearer::Malformed,
     };
-    let Some(text) = text(value) else { return Bearer::Token("") };
-    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
-    if scheme.eq_ignore_ascii_case("bearer") {
-        Bearer::Token(token.trim_matches(' '))
-    } else {
+    let is_space = |byte: &u8| *byte == b' ';
+    let (scheme, token) = value.split_at(value.iter().position(is_space).unwrap_or(value.len()));
+    if scheme.eq_ignore_ascii_case(b"bearer") {
+        let from = token.iter().position(|byte| !is_space(byte)).unwrap_or(token.len());
+        let to = token.iter().rposition(|byte| !is_space(byte)).map_or(from, |last| last + 1);
+        Bearer::Token(&token[from..to])
+    } else if text(value).is_some() {
         Bearer::Absent
+    } else {
+        Bearer::Token(b"")
     }
 }
 

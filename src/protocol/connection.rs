@@ -12,7 +12,8 @@ pub fn lists(fields: &Fields, option: &[u8]) -> bool {
 /// Whether it lists anything but `keep-alive`, as most clients do for no reason: then it names no field that anybody
 /// would pass on.
 pub fn names_fields(fields: &Fields) -> bool {
-    options(fields).any(|listed| !listed.eq_ignore_ascii_case(b"keep-alive"))
+    let says_more = |value: &[u8]| !value.eq_ignore_ascii_case(b"keep-alive");
+    fields.all("connection").any(says_more) && options(fields).any(says_more)
 }
 
 fn options(fields: &Fields) -> impl Iterator<Item = &[u8]> {

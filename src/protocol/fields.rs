@@ -19,6 +19,27 @@ struct Place {
     value: (u32, u32),
 }
 
+/// A field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field<'a> {
+    /// In lower case.
+    pub name: &'a [u8],
+    pub value: &'a [u8],
+    /// Both as they were read, if `: ` stood between them.
+    both: Option<&'a [u8]>,
+}
+
+impl Field<'_> {
+    /// As a line.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self.both {
+            Some(both) => out.extend_from_slice(both),
+            None => [self.name, b": ", self.value].iter().for_each(|part| out.extend_from_slice(part)),
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
 /// There is more than one field of a name that must be single.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Twice;
@@ -27,14 +48,20 @@ impl Fields {
     /// Those of a head, as httparse has read it.
     pub fn of(head: &[u8], read: &[httparse::Header<'_>]) -> Self {
         let start = head.as_ptr() as usize;
-        let within = |part: &[u8]| {
-            let at = part.as_ptr() as usize - start;
-            (place(at), place(at + part.len()))
+        place(head.len());
+        // Both lie in the head, but where nothing is, there is nowhere that must be.
+        let within = |part: &[u8], before: u32| match part {
+            [] => (before, before),
+            _ => {
+                let at = (part.as_ptr() as usize - start) as u32;
+                (at, at + part.len() as u32)
+            }
         };
-        let places: Vec<Place> = read
-            .iter()
-            .map(|field| Place { name: within(field.name.as_bytes()), value: within(field.value) })
-            .collect();
+        let of = |field: &httparse::Header<'_>| {
+            let name = within(field.name.as_bytes(), 0);
+            Place { name, value: within(field.value, name.1) }
+        };
+        let places: Vec<Place> = read.iter().map(of).collect();
         let mut bytes = head.to_vec();
         for Place { name, .. } in &places {
             bytes[range(*name)].make_ascii_lowercase();
@@ -52,14 +79,24 @@ impl Fields {
         self.bytes.len() + self.places.len() * SEPARATORS
     }
 
-    /// Names and values, in their order.
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (&[u8], &[u8])> {
-        self.places.iter().map(|place| (&self.bytes[range(place.name)], &self.bytes[range(place.value)]))
+    /// In their order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Field<'_>> {
+        self.places.iter().map(|place| {
+            let both = &self.bytes[range((place.name.0, place.value.1))];
+            let (name, rest) = both.split_at((place.name.1 - place.name.0) as usize);
+            let (between, value) = rest.split_at((place.value.0 - place.name.1) as usize);
+            Field { name, value, both: (between == b": ").then_some(both) }
+        })
     }
 
     /// The values of a name, which is in lower case.
     pub fn all(&self, name: &'static str) -> impl DoubleEndedIterator<Item = &[u8]> {
-        self.iter().filter(move |(own, _)| *own == name.as_bytes()).map(|(_, value)| value)
+        let is_it = move |place: &&Place| {
+            // Nearly all are of another length.
+            place.name.1 - place.name.0 == name.len() as u32
+                && self.bytes[range(place.name)] == *name.as_bytes()
+        };
+        self.places.iter().filter(is_it).map(|place| &self.bytes[range(place.value)])
     }
 
     /// The first value of a name.
@@ -81,13 +118,11 @@ impl Fields {
 
     /// Adds a field; the name is in lower case.
     pub fn add(&mut self, name: &str, value: &[u8]) {
-        let mut part = |part: &[u8]| {
-            let at = self.bytes.len();
-            self.bytes.extend_from_slice(part);
-            (place(at), place(at + part.len()))
-        };
-        let place = Place { name: part(name.as_bytes()), value: part(value) };
-        self.places.push(place);
+        let at = self.bytes.len();
+        [name.as_bytes(), b": ", value].iter().for_each(|part| self.bytes.extend_from_slice(part));
+        let (name_ends, ends) = (at + name.len(), self.bytes.len());
+        let value = (place(ends - value.len()), place(ends));
+        self.places.push(Place { name: (place(at), place(name_ends)), value });
     }
 
     /// Takes out all fields of a name.
@@ -109,25 +144,41 @@ impl From<&HeaderMap> for Fields {
 
 impl From<&Fields> for HeaderMap {
     fn from(fields: &Fields) -> Self {
-        map(fields.iter())
+        let mut map = HeaderMap::with_capacity(fields.count());
+        append(&mut map, fields.iter().map(|field| (field.name, field.value)));
+        map
     }
 }
 
-fn map<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> HeaderMap {
-    let mut map = HeaderMap::new();
+fn append<'a>(map: &mut HeaderMap, fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) {
     for (name, value) in fields {
         // Whatever was read from a head can stand in one.
         if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
             map.append(name, value);
         }
     }
-    map
 }
 
-/// The text of a value, if it is visible ASCII, spaces and tabs (RFC 9110 §5.5).
+/// The text of a value, if it is one.
 pub fn text(value: &[u8]) -> Option<&str> {
-    let is_plain = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
-    std::str::from_utf8(value).ok().filter(|_| is_plain)
+    str::from_utf8(value).ok().filter(|_| is_text(value))
+}
+
+/// Whether a value is visible ASCII, spaces and tabs (RFC 9110 §5.5).
+pub fn is_text(value: &[u8]) -> bool {
+    // All of them, however early one is none: so they are looked at many at a time.
+    value.iter().fold(true, |plain, byte| plain & matches!(byte, b'\t' | b' '..=b'~'))
+}
+
+/// Writes a number.
+pub fn decimal(out: &mut Vec<u8>, number: u64) {
+    let (mut digits, mut at, mut rest) = ([b'0'; 20], 20, number);
+    while rest > 0 || at == 20 {
+        at -= 1;
+        digits[at] += (rest % 10) as u8;
+        rest /= 10;
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 fn place(at: usize) -> u32 {
@@ -159,6 +210,12 @@ impl Lines {
         }
     }
 
+    /// Adds a field that was read.
+    pub fn add_field(&mut self, field: &Field<'_>) {
+        self.has_date |= field.name == b"date";
+        field.write(&mut self.bytes);
+    }
+
     /// As they are written.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
@@ -170,14 +227,16 @@ impl Lines {
     }
 }
 
-impl From<&Lines> for HeaderMap {
-    fn from(lines: &Lines) -> Self {
-        let lines = lines.bytes.split(|byte| *byte == b'\n').filter_map(|line| {
+impl Lines {
+    /// Puts them into a map, behind what is there of the same names.
+    pub fn append_to(&self, map: &mut HeaderMap) {
+        map.reserve(self.bytes.iter().filter(|byte| **byte == b'\n').count());
+        let lines = self.bytes.split(|byte| *byte == b'\n').filter_map(|line| {
             let line = line.strip_suffix(b"\r")?;
             let colon = line.iter().position(|byte| *byte == b':')?;
             Some((&line[..colon], line.get(colon + 2..)?))
         });
-        map(lines)
+        append(map, lines);
     }
 }
 
@@ -207,7 +266,12 @@ mod tests {
         );
         assert_eq!((fields.single("host"), fields.single("x-a")), (Ok(Some(&b"P.test"[..])), Err(Twice)));
         assert!(fields.has("x-b") && !fields.has("x-c"));
-        assert_eq!(fields.iter().next(), Some((&b"host"[..], &b"P.test"[..])));
+        let written = |fields: &Fields| {
+            let mut lines = Vec::new();
+            fields.iter().for_each(|field| field.write(&mut lines));
+            String::from_utf8(lines).expect("text")
+        };
+        assert_eq!(written(&fields), "host: P.test\r\nx-a: one\r\nx-b: \r\nx-a: Two\r\n");
     }
 
     #[test]
@@ -215,7 +279,8 @@ mod tests {
         let mut fields = read("GET / HTTP/1.1\r\nA: 1\r\nB: 2\r\nA: 3\r\n\r\n");
         fields.remove("a");
         fields.add("c", b"4");
-        assert_eq!(fields.iter().collect::<Vec<_>>(), [(&b"b"[..], &b"2"[..]), (b"c", b"4")]);
+        let left: Vec<_> = fields.iter().map(|field| (field.name, field.value)).collect();
+        assert_eq!(left, [(&b"b"[..], &b"2"[..]), (b"c", b"4")]);
     }
 
     #[test]
@@ -237,12 +302,23 @@ mod tests {
         }
         assert_eq!(lines.as_bytes(), b"a: 1\r\ndate: now\r\nb: \r\na: x: y\r\n");
         assert!(lines.has_date());
-        let map = HeaderMap::from(&lines);
+        let mut map = HeaderMap::new();
+        map.insert("a", HeaderValue::from_static("0"));
+        lines.append_to(&mut map);
         assert_eq!(
             (map.len(), &map["date"], &map["b"]),
-            (4, &HeaderValue::from_static("now"), &HeaderValue::from_static(""))
+            (5, &HeaderValue::from_static("now"), &HeaderValue::from_static(""))
         );
-        assert_eq!(map.get_all("a").iter().collect::<Vec<_>>(), ["1", "x: y"]);
+        assert_eq!(map.get_all("a").iter().collect::<Vec<_>>(), ["0", "1", "x: y"]);
+    }
+
+    #[test]
+    fn numbers_are_written_in_digits() {
+        for number in [0, 7, 10, 4096, u64::MAX] {
+            let mut out = Vec::new();
+            decimal(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
     }
 
     #[test]

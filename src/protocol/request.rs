@@ -52,6 +52,8 @@ impl<B> From<http::Request<B>> for Request<B> {
     fn from(request: http::Request<B>) -> Self {
         let (parts, body) = request.into_parts();
         let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+        // RFC 9110 §4.2.3: an absolute form without a path asks for the root.
+        let target = if target.starts_with('?') { format!("/{target}") } else { target.to_owned() };
         Request {
             target: Target::new(target),
             authority: parts.uri.authority().map(|authority| authority.as_str().into()),
@@ -91,5 +93,11 @@ mod tests {
             (Method::POST, Some(&b"1"[..]), 7)
         );
         assert!(request.is_http2);
+        for (uri, target) in
+            [("http://p.test", "/"), ("http://p.test?x", "/?x"), ("/a?b", "/a?b"), ("*", "*"), ("/?", "/?")]
+        {
+            let request = Request::from(http::Request::get(uri).body(()).expect("a request"));
+            assert_eq!(request.target.as_str(), target, "{uri}");
+        }
     }
 }

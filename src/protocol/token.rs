@@ -129,8 +129,11 @@ impl Claims {
 impl<K: Kind> Verified<K> {
     /// Reads a token and checks its MAC; no allocation, no store, no clock. What is no token at all costs one
     /// MAC too, so that the time says nothing about how far a guess came.
-    pub fn parse(keys: &impl Authenticator, text: &str) -> Option<Self> {
-        let encoded = text.strip_prefix(K::PREFIX).filter(|encoded| encoded.len() == ENCODED_LENGTH);
+    pub fn parse(keys: &impl Authenticator, text: impl AsRef<[u8]>) -> Option<Self> {
+        let encoded = text
+            .as_ref()
+            .strip_prefix(K::PREFIX.as_bytes())
+            .filter(|encoded| encoded.len() == ENCODED_LENGTH);
         let mut bytes = [0; TOKEN_BYTES];
         let decoded = encoded.map(|encoded| URL_SAFE_NO_PAD.decode_slice(encoded, &mut bytes));
         let payload: [u8; PAYLOAD_BYTES] = bytes[1..=PAYLOAD_BYTES].try_into().ok()?;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONNECTION;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderValue, Response};
 use hyper::body::{Frame, SizeHint};
 use tokio::sync::watch;
 
@@ -65,7 +65,7 @@ type Farewell = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// The same for hyper, which writes heads of maps.
 pub fn for_hyper(mut response: Response<Answering>) -> Response<Answering> {
     let lines = response.body_mut().take_lines();
-    response.headers_mut().extend(HeaderMap::from(&lines));
+    lines.append_to(response.headers_mut());
     response
 }
 

@@ -9,6 +9,8 @@ use crate::fuzzing::world;
 use crate::oauth;
 use crate::protocol::request as rim;
 
+pub use super::http1::fuzzing::request;
+
 /// A request that passes names one of our hosts once; a resource is reached by its own bytes only.
 pub(crate) fn head(request: &Request<()>) {
     let world = world();

@@ -6,6 +6,7 @@ mod address;
 mod answering;
 mod body;
 mod bounds;
+mod discard;
 mod drain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -27,11 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, Response};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Body as _;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 use crate::clock::{self, Clock};
 use crate::gate::challenge::Challenges;
@@ -54,6 +52,7 @@ pub use address::Proxies;
 use body::Body;
 pub use bounds::{Bounds, Tallies, Tally};
 use bounds::{Held, holder};
+use discard::{let_it_arrive, linger, whole};
 pub use drain::Drain;
 pub use listener::{bind, work};
 use reply::{Outcome, Problem};
@@ -131,6 +130,13 @@ pub struct Published {
     pub challenges: Challenges,
 }
 
+/// What is noted of a request on its way.
+struct Noted {
+    span: Option<Span>,
+    /// Whose it is, once the gate has said so.
+    holder: Option<Holder>,
+}
+
 /// Where a request is counted.
 enum Counted<'a> {
     Resource(&'a Numbers),
@@ -158,19 +164,20 @@ impl Server {
         };
         let counted = self.counted(&route);
         // A stranger's wish to be traced is not followed; a resource's request has its span once it may pass.
-        let mut span = match (&counted, &self.telemetry.tracer) {
+        let span = match (&counted, &self.telemetry.tracer) {
             (Counted::Named(word), Some(tracer)) => Some(tracer.request(&method, word, &Fields::default())),
             _ => None,
         };
-        let mut response = self.routed(route, client, request, open, &mut span).await;
+        let mut noted = Noted { span, holder: None };
+        let mut response = self.routed(route, client, request, open, &mut noted).await;
         if self.strict_transport {
             reply::strict_transport(&mut response);
         }
         let took = began.elapsed();
-        answered(&method, &path, client.address, &response, took).tell();
+        answered(&method, &path, client.address, &response, noted.holder.as_ref(), took).tell();
         let (status, outcome) = (response.status().as_u16(), response.extensions().get::<Outcome>());
         let outcome = outcome.map(|outcome| outcome.word);
-        if let Some(span) = &mut span {
+        if let Some(span) = &mut noted.span {
             span.answered(status, outcome);
         }
         let outcome = outcome.unwrap_or("ok");
@@ -210,7 +217,7 @@ impl Server {
         client: Client,
         request: Box<Request<Payload>>,
         open: &seats::Request,
-        span: &mut Option<Span>,
+        noted: &mut Noted,
     ) -> Response<Body> {
         if matches!(route, Route::Health | Route::Ready) {
             return self.health(matches!(route, Route::Ready));
@@ -220,7 +227,7 @@ impl Server {
         }
         let get = matches!(request.method, Method::GET | Method::HEAD);
         match route {
-            Route::Resource(number) => self.resource(number, client, request, open, span).await,
+            Route::Resource(number) => self.resource(number, client, request, open, noted).await,
             // Boxed, as everything that is rare: a request for a resource should not have the room for it.
             Route::Endpoint(endpoint) => Box::pin(self.endpoint(endpoint, client, request)).await,
             Route::Document(_) if request.method == Method::OPTIONS => reply::preflight("GET, OPTIONS"),
@@ -325,55 +332,16 @@ fn accepts(fields: &Fields, kind: &str) -> bool {
     fields.all("accept").any(|value| text(value).is_some_and(|value| value.contains(kind)))
 }
 
-async fn whole(mut body: Payload, patience: Duration) -> Result<bytes::Bytes, Problem> {
-    let fits = body.size_hint().lower() <= MAX_FORM as u64;
-    if fits {
-        match timeout(FORM_TIMEOUT.min(patience), Limited::new(&mut body, MAX_FORM).collect()).await {
-            Ok(Ok(body)) => return Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {}
-            Ok(Err(_)) => return Err(Problem::BadRequest("the request body is broken")),
-            Err(_) => return Err(Problem::TooSlow),
-        }
-    }
-    linger(body).await;
-    Err(Problem::TooLarge(MAX_FORM as u64))
-}
-
-/// Takes what a client is sending beside a request that is refused.
-async fn let_it_arrive(request: Box<Request<Payload>>) {
-    // Polling the body of a client that waits for 100 would invite it to send.
-    if !request.body.is_end_stream() && !request.fields.has("expect") {
-        linger(request.body).await;
-    }
-}
-
-/// Reads on for a moment and throws it away: closing on a client that is still sending would reset the
-/// connection, and the answer would be lost on its way.
-async fn linger(mut body: Payload) {
-    let discard = async {
-        let mut left = MAX_DISCARDED;
-        while let Some(Ok(frame)) = body.frame().await {
-            let length = frame.data_ref().map_or(0, bytes::Bytes::len);
-            match left.checked_sub(length) {
-                Some(less) => left = less,
-                None => break,
-            }
-        }
-    };
-    // Over or not, the answer goes out now.
-    let _ = timeout(LINGER, discard).await;
-}
-
 /// What the log's line about a request says.
 fn answered<'a>(
     method: &'a Method,
     path: &'a str,
     client: IpAddr,
     response: &'a Response<Body>,
+    holder: Option<&'a Holder>,
     took: Duration,
 ) -> Answered<'a> {
     let outcome = response.extensions().get::<Outcome>();
-    let holder = response.extensions().get::<Holder>();
     Answered {
         method,
         path,
@@ -386,10 +354,3 @@ fn answered<'a>(
         cause: outcome.and_then(|outcome| outcome.cause.as_deref()),
     }
 }
-
-/// Forms and registrations; the largest real one is a few KiB.
-const MAX_FORM: usize = 64 << 10;
-const FORM_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes that are thrown away so that a refusal arrives.
-const MAX_DISCARDED: usize = 4 << 20;
-const LINGER: Duration = Duration::from_secs(1);

@@ -6,8 +6,9 @@ use tokio::time::Instant;
 use super::address::Client;
 use super::body::Body;
 use super::bounds::Held;
+use super::discard::let_it_arrive;
 use super::reply::{self, Problem};
-use super::{Published, Server, accepts, let_it_arrive, seats};
+use super::{Noted, Published, Server, accepts, seats};
 use crate::clock;
 use crate::gate::{Denial, Holder, Permit};
 use crate::limit::{self, Who};
@@ -17,7 +18,6 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::audit::Event;
 use crate::telemetry::call::Call;
 use crate::telemetry::metrics::PERMITTED;
-use crate::telemetry::traces::Span;
 use crate::upstream::{self, Payload};
 
 impl Server {
@@ -28,13 +28,13 @@ impl Server {
         client: Client,
         request: Box<Request<Payload>>,
         open: &seats::Request,
-        span: &mut Option<Span>,
+        noted: &mut Noted,
     ) -> Response<Body> {
         let from_a_page = request.fields.has("origin");
         if !self.origins.allow(&request.fields) {
             return self.refused(request, Problem::Origin).await;
         }
-        let response = self.gated(number, client, request, open, span).await;
+        let response = self.gated(number, client, request, open, noted).await;
         if from_a_page { reply::exposed(response) } else { response }
     }
 
@@ -45,7 +45,7 @@ impl Server {
         client: Client,
         request: Box<Request<Payload>>,
         open: &seats::Request,
-        span: &mut Option<Span>,
+        noted: &mut Noted,
     ) -> Response<Body> {
         let published = &self.upstreams[number];
         match request.method {
@@ -64,21 +64,19 @@ impl Server {
             }
         };
         published.numbers.decision(PERMITTED);
-        *span = self
+        noted.span = self
             .telemetry
             .tracer
             .as_ref()
             .map(|tracer| tracer.request(&request.method, &published.path, &request.fields));
-        let holder = permit.holder();
-        let mut response = match self.bounds.tallies.people.take(permit.person()) {
+        noted.holder = Some(permit.holder());
+        match self.bounds.tallies.people.take(permit.person()) {
             Some(held) => {
                 open.is_of_a_person();
-                self.forwarded(published, permit, request, held, span).await
+                self.forwarded(published, permit, request, held, noted).await
             }
             None => self.refused(request, Problem::TooManyStreams).await,
-        };
-        response.extensions_mut().insert(holder);
-        response
+        }
     }
 
     /// On to the upstream; counted, traced and written down as far as somebody wants that.
@@ -88,10 +86,10 @@ impl Server {
         permit: Permit,
         mut request: Box<Request<Payload>>,
         held: Held<u64>,
-        span: &mut Option<Span>,
+        noted: &mut Noted,
     ) -> Response<Body> {
         let (began, holder) = (clock::moment(), permit.holder());
-        let way = span.as_ref().map(|span| span.towards("upstream"));
+        let way = noted.span.as_ref().map(|span| span.towards("upstream"));
         if let Some(way) = &way {
             way.hand_on(&mut request.fields);
         }
@@ -108,7 +106,7 @@ impl Server {
         if let Some(mut way) = way {
             way.answered(status, failure);
         }
-        if let (Some(span), Some(Call { method, tool, .. })) = (span.as_mut(), told.calls.first()) {
+        if let (Some(span), Some(Call { method, tool, .. })) = (noted.span.as_mut(), told.calls.first()) {
             let named = [("mcp.method.name", method), ("gen_ai.tool.name", tool)];
             for (name, value) in named.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
             {
@@ -150,6 +148,9 @@ impl Told<'_> {
     }
 
     fn write(&mut self, status: Option<u16>, outcome: Option<&'static str>) {
+        if self.calls.is_empty() {
+            return;
+        }
         let milliseconds = u64::try_from((clock::moment() - self.began).as_millis()).ok();
         for Call { method, tool, is_claimed } in self.calls.drain(..) {
             let outcome = outcome.or(is_claimed.then_some("claimed"));

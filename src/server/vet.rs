@@ -1,4 +1,4 @@
-//! What hyper lets through and we do not: odd hosts, proxy requests, oversized targets.
+//! What can be read as HTTP and is refused all the same: odd hosts, proxy requests, oversized targets.
 //!
 //! RFC 9112 §3.2; RFC 9110 §7.2, §9.3.6, §9.3.8; RFC 9113 §8.3.1.
 

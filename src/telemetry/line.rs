@@ -10,6 +10,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Level, debug, error, event_enabled, info};
 
 use super::log;
+use crate::protocol::fields::decimal;
 
 /// A request that was answered.
 pub struct Answered<'a> {
@@ -70,14 +71,14 @@ impl Answered<'_> {
         line.extend_from_slice(b" path=");
         quote(line, self.cut_path());
         line.extend_from_slice(b" status=");
-        number(line, self.status.into());
+        decimal(line, self.status.into());
         line.extend_from_slice(b" duration_ms=");
-        number(line, self.milliseconds());
+        decimal(line, self.milliseconds());
         line.extend_from_slice(b" client=");
         address(line, self.client);
         if let Some(person) = self.person {
             line.extend_from_slice(b" person=");
-            number(line, person);
+            decimal(line, person);
         }
         for (name, text) in [(" login=", self.login), (" outcome=", self.outcome), (" cause=", self.cause)] {
             if let Some(text) = text {
@@ -113,16 +114,6 @@ fn quote(line: &mut Vec<u8>, text: &str) {
     }
 }
 
-fn number(line: &mut Vec<u8>, number: u64) {
-    let (mut digits, mut at, mut rest) = ([b'0'; 20], 20, number);
-    while rest > 0 || at == 20 {
-        at -= 1;
-        digits[at] += (rest % 10) as u8;
-        rest /= 10;
-    }
-    line.extend_from_slice(&digits[at..]);
-}
-
 fn address(line: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => {
@@ -130,7 +121,7 @@ fn address(line: &mut Vec<u8>, address: IpAddr) {
                 if place > 0 {
                     line.push(b'.');
                 }
-                number(line, octet.into());
+                decimal(line, octet.into());
             }
         }
         // A Vec takes everything.

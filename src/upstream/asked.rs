@@ -6,15 +6,14 @@ use super::Failure;
 use super::replicas::{Mark, Replicas, Way};
 use super::session::{self, Binding, Opened};
 use super::target::Target;
-use crate::protocol::fields::text;
 use crate::protocol::request::Request;
 
 /// The path, and the session that it belongs to.
 pub struct Asked {
     path: Path,
-    session: Option<Opened<Box<str>>>,
+    session: Option<Opened<Box<[u8]>>>,
     /// The id of the session as it was sent.
-    sealed: Option<Box<str>>,
+    sealed: Option<Box<[u8]>>,
 }
 
 enum Path {
@@ -28,7 +27,7 @@ impl Asked {
     /// What the client sent, as far as it is this person's.
     pub fn read<B>(request: &Request<B>, binding: &Binding<'_>) -> Result<Self, Failure> {
         let session = binding.open_session(&request.fields).map_err(|_| Failure::UnknownSession)?;
-        let sealed = session.as_ref().and(request.fields.get(session::HEADER)).and_then(text).map(Box::from);
+        let sealed = session.as_ref().and(request.fields.get(session::HEADER)).map(Box::from);
         let query = request.target.query();
         if let Some(text) = query.strip_prefix(super::ENDPOINT_QUERY) {
             let endpoint = binding.open_endpoint(text).ok_or(Failure::UnknownSession)?;
@@ -56,15 +55,14 @@ impl Asked {
     }
 
     /// The upstream's own id of the session.
-    pub fn session(&self) -> Option<&str> {
+    pub fn session(&self) -> Option<&[u8]> {
         self.session.as_ref().map(|session| &*session.value)
     }
 
     /// The id for the client of a session at the replica with this mark. Most upstreams repeat the one that they were
     /// asked with: then it need not be sealed again.
-    pub fn sealed(&self, binding: &Binding<'_>, id: &[u8], mark: Option<Mark>) -> Option<Box<str>> {
-        let is_known =
-            self.session.as_ref().is_some_and(|known| known.value.as_bytes() == id && known.mark == mark);
+    pub fn sealed(&self, binding: &Binding<'_>, id: &[u8], mark: Option<Mark>) -> Option<Box<[u8]>> {
+        let is_known = self.session.as_ref().is_some_and(|known| *known.value == *id && known.mark == mark);
         let known = self.sealed.as_ref().filter(|_| is_known);
         known.cloned().or_else(|| binding.seal_session(id, mark))
     }
@@ -73,7 +71,7 @@ impl Asked {
     pub fn way<'a>(&'a self, replicas: &'a Replicas) -> Way<'a> {
         match (&self.path, &self.session) {
             (Path::Endpoint(path), _) => replicas.session(path.mark, path.value.as_str().as_bytes()),
-            (Path::Own(_), Some(id)) => replicas.session(id.mark, id.value.as_bytes()),
+            (Path::Own(_), Some(id)) => replicas.session(id.mark, &id.value),
             (Path::Own(_), None) => replicas.anywhere(),
         }
     }

@@ -343,7 +343,12 @@ impl Body for Answer {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.state == State::Ended || (!matches!(self.watch, Watch::Events(_)) && self.arrival.is_ended())
+        match self.state {
+            State::Streaming => !matches!(self.watch, Watch::Events(_)) && self.arrival.is_ended(),
+            // Whoever is told by this that it is over would not ask for the error.
+            State::Failing => false,
+            State::Ended => true,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -121,7 +121,8 @@ fn read(bytes: &[u8], method: &Method) -> HeaderMap {
 /// Nothing that speaks for our origin, nothing that tells the token, and our own words in the end.
 pub(super) fn towards_the_client(headers: &HeaderMap, permit: &Permit) {
     let named = named_by_connection(headers);
-    let out = HeaderMap::from(&headers::response(&Fields::from(headers), permit, false));
+    let mut out = HeaderMap::new();
+    headers::response(&Fields::from(headers), permit, false).append_to(&mut out);
     assert_eq!(all(&out, &header::X_CONTENT_TYPE_OPTIONS), ["nosniff"]);
     assert_eq!(all(&out, &header::CONTENT_SECURITY_POLICY), ["sandbox; default-src 'none'"]);
     for (name, value) in &out {
@@ -175,8 +176,9 @@ fn session(id: &[u8], mark: Option<Mark>, changes: &[u8]) {
     let visible = !id.is_empty() && id.iter().all(u8::is_ascii_graphic);
     let sealed = ours.seal_session(id, mark);
     assert_eq!(sealed.is_some(), visible);
-    let Some(text) = sealed.as_deref() else { return };
-    let value = String::from_utf8_lossy(id).into();
+    let Some(sealed) = sealed else { return };
+    let text = str::from_utf8(&sealed).expect("visible");
+    let value = id.into();
     assert_eq!(opened(&ours, text.as_bytes()), Some(Opened { value, mark }));
     assert_eq!(opened(&theirs, text.as_bytes()), None);
     let changed = change(text, changes);
@@ -217,7 +219,7 @@ fn remarked(sealed: &str, mark: Option<Mark>, behind: usize) -> Vec<String> {
     bare.into_iter().chain([URL_SAFE_NO_PAD.encode([seal, &other[..], behind].concat())]).collect()
 }
 
-fn opened(binding: &Binding<'_>, sealed: &[u8]) -> Option<Opened<Box<str>>> {
+fn opened(binding: &Binding<'_>, sealed: &[u8]) -> Option<Opened<Box<[u8]>>> {
     let mut fields = Fields::default();
     fields.add(session::HEADER, sealed);
     binding.open_session(&fields).ok().flatten()

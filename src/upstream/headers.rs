@@ -9,7 +9,7 @@ use super::http1::Message;
 use super::session;
 use crate::gate::Permit;
 use crate::protocol::connection;
-use crate::protocol::fields::{Fields, Lines, text};
+use crate::protocol::fields::{Field, Fields, Lines, text};
 use crate::protocol::injection::poses_as;
 
 /// Adds the headers of the request to the upstream to its request line and Host.
@@ -17,19 +17,19 @@ pub fn request(
     out: &mut Message,
     incoming: &Fields,
     permit: &Permit,
-    session: Option<&str>,
+    session: Option<&[u8]>,
     method: &Method,
 ) {
     let belongs_to_connection = connection::names_fields(incoming);
-    for (name, value) in incoming.iter() {
-        let named = || belongs_to_connection && connection::lists(incoming, name);
-        let poses = || permit.injected_names().any(|injected| poses_as(name, injected));
-        if is_forwarded(name, method) && !named() && !poses() {
-            out.header(name, value);
+    for field in incoming.iter() {
+        let named = || belongs_to_connection && connection::lists(incoming, field.name);
+        let poses = || permit.injected_names().any(|injected| poses_as(field.name, injected));
+        if is_forwarded(field.name, method) && !named() && !poses() {
+            out.field(&field);
         }
     }
     if let Some(session) = session {
-        out.header(session::HEADER.as_bytes(), session.as_bytes());
+        out.header(session::HEADER.as_bytes(), session);
     }
     // RFC 9110 §7.6.3: a gateway MUST send an appropriate Via header field in each inbound request.
     out.header(b"via", b"1.1 mcp-auth-proxy");
@@ -40,8 +40,8 @@ pub fn request(
 /// What goes on to the client of the head of an answer, with our own words.
 pub fn response(fields: &Fields, permit: &Permit, is_sse: bool) -> Lines {
     let belongs_to_connection = connection::names_fields(fields);
-    let gives_away = |(_, value): &(&[u8], &[u8])| permit.is_given_away_by(value);
-    let telling: Vec<&[u8]> = fields.iter().filter(gives_away).map(|(name, _)| name).collect();
+    let gives_away = |field: &Field<'_>| permit.is_given_away_by(field.value);
+    let telling: Vec<&[u8]> = fields.iter().filter(gives_away).map(|field| field.name).collect();
     let passes = |name: &[u8]| {
         let named = || belongs_to_connection && connection::lists(fields, name);
         let echoed = || permit.injected_names().any(|injected| poses_as(name, injected));
@@ -51,8 +51,8 @@ pub fn response(fields: &Fields, permit: &Permit, is_sse: bool) -> Lines {
     let is_shareable = !passes(CACHE_CONTROL) || is_shareable(fields);
     let is_ours = |name: &[u8]| (is_shareable && name == CACHE_CONTROL) || (is_sse && name == BUFFERING);
     let mut out = Lines::with_capacity(fields.size() + OURS);
-    for (name, value) in fields.iter().filter(|(name, _)| passes(name) && !is_ours(name)) {
-        out.add(name, value);
+    for field in fields.iter().filter(|field| passes(field.name) && !is_ours(field.name)) {
+        out.add_field(&field);
     }
     // What somebody's upstream says must not be able to act on our origin, where people approve clients.
     out.add(b"x-content-type-options", b"nosniff");
@@ -70,11 +70,11 @@ pub fn response(fields: &Fields, permit: &Permit, is_sse: bool) -> Lines {
 fn is_forwarded(name: &[u8], method: &Method) -> bool {
     // A GET opens an event stream, which we must be able to read for the legacy endpoint.
     let encoding = name == b"accept-encoding" && *method != Method::GET;
-    encoding || FORWARDED.has(name) || (name.starts_with(b"mcp-") && !poses_as(name, session::HEADER))
+    encoding || is_known(name) || (name.starts_with(b"mcp-") && !poses_as(name, session::HEADER))
 }
 
 fn is_withheld(name: &[u8]) -> bool {
-    WITHHELD.has(name) || name.starts_with(b"access-control-")
+    is_ours_to_say(name) || name.starts_with(b"access-control-")
 }
 
 /// Whether a shared cache could keep one person's answer for another. RFC 9111 §3.5 lets it keep answers to
@@ -96,87 +96,70 @@ fn is_shareable(fields: &Fields) -> bool {
     !kept_private || says("public") || says("s-maxage")
 }
 
-/// Names that each header is compared with. Most are of another length than all of them.
-struct Names<const N: usize> {
-    names: [&'static str; N],
-    /// A bit for each length.
-    lengths: u64,
+/// What an upstream may be told, by a name that we know.
+fn is_known(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"accept"
+            | b"accept-language"
+            | b"baggage"
+            | b"cache-control"
+            | b"content-encoding"
+            | b"content-language"
+            | b"content-type"
+            | b"idempotency-key"
+            | b"last-event-id"
+            | b"prefer"
+            | b"sentry-trace"
+            | b"traceparent"
+            | b"tracestate"
+            | b"user-agent"
+            | b"x-correlation-id"
+            | b"x-request-id"
+    )
 }
-
-impl<const N: usize> Names<N> {
-    /// Each has less than 64 letters.
-    const fn of(names: [&'static str; N]) -> Self {
-        let (mut lengths, mut at) = (0, 0);
-        while at < N {
-            lengths |= 1 << names[at].len();
-            at += 1;
-        }
-        Names { names, lengths }
-    }
-
-    fn has(&self, name: &[u8]) -> bool {
-        let is_of_a_length = name.len() < 64 && self.lengths >> name.len() & 1 == 1;
-        is_of_a_length && self.names.iter().any(|own| own.as_bytes() == name)
-    }
-}
-
-const FORWARDED: Names<16> = Names::of([
-    "accept",
-    "accept-language",
-    "baggage",
-    "cache-control",
-    "content-encoding",
-    "content-language",
-    "content-type",
-    "idempotency-key",
-    "last-event-id",
-    "prefer",
-    "sentry-trace",
-    "traceparent",
-    "tracestate",
-    "user-agent",
-    "x-correlation-id",
-    "x-request-id",
-]);
 
 /// Hop-by-hop headers and framing, what would speak for our origin, what commands the web server in front of us, and what
 /// we say ourselves.
-const WITHHELD: Names<34> = Names::of([
-    "alt-svc",
-    "cdn-cache-control",
-    "clear-site-data",
-    "connection",
-    "content-length",
-    "content-security-policy",
-    "content-security-policy-report-only",
-    "keep-alive",
-    "location",
-    "mcp-session-id",
-    "nel",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "refresh",
-    "report-to",
-    "reporting-endpoints",
-    "service-worker-allowed",
-    "set-cookie",
-    "set-cookie2",
-    "strict-transport-security",
-    "surrogate-control",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "www-authenticate",
-    "x-accel-charset",
-    "x-accel-expires",
-    "x-accel-limit-rate",
-    "x-accel-redirect",
-    "x-content-type-options",
-    "x-lighttpd-send-file",
-    "x-sendfile",
-]);
+fn is_ours_to_say(name: &[u8]) -> bool {
+    matches!(
+        name,
+        b"alt-svc"
+            | b"cdn-cache-control"
+            | b"clear-site-data"
+            | b"connection"
+            | b"content-length"
+            | b"content-security-policy"
+            | b"content-security-policy-report-only"
+            | b"keep-alive"
+            | b"location"
+            | b"mcp-session-id"
+            | b"nel"
+            | b"proxy-authenticate"
+            | b"proxy-authorization"
+            | b"proxy-connection"
+            | b"refresh"
+            | b"report-to"
+            | b"reporting-endpoints"
+            | b"service-worker-allowed"
+            | b"set-cookie"
+            | b"set-cookie2"
+            | b"strict-transport-security"
+            | b"surrogate-control"
+            | b"te"
+            | b"trailer"
+            | b"transfer-encoding"
+            | b"upgrade"
+            | b"www-authenticate"
+            | b"x-accel-charset"
+            | b"x-accel-expires"
+            | b"x-accel-limit-rate"
+            | b"x-accel-redirect"
+            | b"x-content-type-options"
+            | b"x-lighttpd-send-file"
+            | b"x-sendfile"
+    )
+}
 
 const CACHE_CONTROL: &[u8] = b"cache-control";
 const BUFFERING: &[u8] = b"x-accel-buffering";

@@ -118,8 +118,9 @@ impl Upstream {
         calls: Option<&mut Vec<Call>>,
     ) -> Result<Passed, Failure> {
         let binding = Binding::new(&self.keys, permit.resource().url(), permit.person());
-        let asked = Asked::read(&request, &binding)?;
+        // Before anything is refused: a connection with half a body on it could not go on.
         let whole = self.whole(&mut request).await?;
+        let asked = Asked::read(&request, &binding)?;
         let is_get = request.method == Method::GET;
         let mut delivery = Delivery::new(self, &asked, &request.method)?;
         headers::request(delivery.message(), &request.fields, &permit, asked.session(), &request.method);
@@ -192,7 +193,7 @@ impl Upstream {
         permit: &Permit,
         home: Home,
         Answered { head, arrival, .. }: Answered,
-        seal: impl FnOnce(&[u8]) -> Option<Box<str>>,
+        seal: impl FnOnce(&[u8]) -> Option<Box<[u8]>>,
         endpoints: Option<impl FnOnce() -> Endpoints>,
     ) -> Result<Passed, Failure> {
         match head.status.as_u16() {
@@ -210,7 +211,7 @@ impl Upstream {
         let mut lines = headers::response(&head.fields, permit, is_sse);
         if let Some(id) = head.fields.get(session::HEADER).filter(|id| !permit.is_given_away_by(id)) {
             let sealed = seal(id).ok_or(Failure::Unexpected(head.status.as_u16()))?;
-            lines.add(session::HEADER.as_bytes(), sealed.as_bytes());
+            lines.add(session::HEADER.as_bytes(), &sealed);
         }
         let Settings { keep_alive, recheck, .. } = self.settings;
         // Events that are all there, as most tools answer, are no stream. The legacy endpoint comes in answers to GET.

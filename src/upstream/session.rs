@@ -13,7 +13,7 @@ use url::Url;
 
 use super::replicas::Mark;
 use super::target::Target;
-use crate::protocol::fields::{Fields, Twice, text};
+use crate::protocol::fields::{Fields, Twice, is_text};
 use crate::protocol::token::TAG_BYTES;
 use crate::seal::KeyRing;
 
@@ -54,11 +54,13 @@ impl<'a> Binding<'a> {
     }
 
     /// The upstream's own id behind the one the client sent, if it sent one.
-    pub fn open_session(&self, fields: &Fields) -> Result<Option<Opened<Box<str>>>, Foreign> {
+    pub fn open_session(&self, fields: &Fields) -> Result<Option<Opened<Box<[u8]>>>, Foreign> {
         let Some(value) = fields.single(HEADER).map_err(|Twice| Foreign)? else { return Ok(None) };
-        let (id, seal) = text(value).and_then(|text| text.rsplit_once('.')).ok_or(Foreign)?;
-        let seal = URL_SAFE_NO_PAD.decode(seal).map_err(|_| Foreign)?;
-        let (seal, mark) = seal.split_at_checked(SEAL_BYTES).ok_or(Foreign)?;
+        let dot = value.iter().rposition(|byte| *byte == b'.').filter(|_| is_text(value)).ok_or(Foreign)?;
+        let (id, seal) = (&value[..dot], &value[dot + 1..]);
+        let mut decoded = [0; SEAL_BYTES + size_of::<Mark>()];
+        let length = URL_SAFE_NO_PAD.decode_slice(seal, &mut decoded).map_err(|_| Foreign)?;
+        let (seal, mark) = decoded[..length].split_at_checked(SEAL_BYTES).ok_or(Foreign)?;
         let mark = if mark.is_empty() { None } else { Some(mark.try_into().map_err(|_| Foreign)?) };
         if !self.holds(SESSION, id, mark, seal) {
             return Err(Foreign);
@@ -67,9 +69,10 @@ impl<'a> Binding<'a> {
     }
 
     /// The id for the client; `None` when the upstream's is not visible ASCII (MCP transports).
-    pub fn seal_session(&self, id: &[u8], mark: Option<Mark>) -> Option<Box<str>> {
-        let id = text(id).filter(|id| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_graphic()))?;
-        Some(format!("{id}.{}", URL_SAFE_NO_PAD.encode(self.seal(SESSION, id, mark))).into())
+    pub fn seal_session(&self, id: &[u8], mark: Option<Mark>) -> Option<Box<[u8]>> {
+        let is_visible = !id.is_empty() && id.iter().all(u8::is_ascii_graphic);
+        let sealed = || URL_SAFE_NO_PAD.encode(self.seal(SESSION, id, mark));
+        is_visible.then(|| [id, b".", sealed().as_bytes()].concat().into())
     }
 
     /// The upstream path behind a sealed endpoint.
@@ -77,7 +80,6 @@ impl<'a> Binding<'a> {
         let bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let (seal, rest) = bytes.split_at_checked(SEAL_BYTES)?;
         let open = |mark, path| {
-            let path = std::str::from_utf8(path).ok()?;
             let is_ours = self.holds(ENDPOINT, path, mark, seal);
             is_ours.then(|| PathAndQuery::try_from(path).ok()).flatten().map(|value| Opened { value, mark })
         };
@@ -95,13 +97,13 @@ impl<'a> Binding<'a> {
     }
 
     /// Key id, tag, and the mark if there is one.
-    fn seal(&self, kinds: Kinds, value: &str, mark: Option<Mark>) -> Vec<u8> {
+    fn seal(&self, kinds: Kinds, value: &[u8], mark: Option<Mark>) -> Vec<u8> {
         let (key_id, tag) = self.with_parts(kinds, value, mark, |kind, parts| self.keys.tag(kind, parts));
         [&[key_id][..], &tag, mark.as_ref().map_or(&[], |mark| mark.as_slice())].concat()
     }
 
     /// Whether this key id and tag were made over the value and the mark.
-    fn holds(&self, kinds: Kinds, value: &str, mark: Option<Mark>, seal: &[u8]) -> bool {
+    fn holds(&self, kinds: Kinds, value: &[u8], mark: Option<Mark>, seal: &[u8]) -> bool {
         let Some((key_id, tag)) = seal.split_first() else { return false };
         self.with_parts(kinds, value, mark, |kind, parts| self.keys.holds(*key_id, kind, parts, tag))
     }
@@ -110,14 +112,14 @@ impl<'a> Binding<'a> {
     fn with_parts<R>(
         &self,
         (bare, marked): Kinds,
-        value: &str,
+        value: &[u8],
         mark: Option<Mark>,
         then: impl FnOnce(&str, &[&[u8]]) -> R,
     ) -> R {
         let (resource, person) = (self.resource.as_bytes(), self.person.to_be_bytes());
         match &mark {
-            None => then(bare, &[resource, &person, value.as_bytes()]),
-            Some(mark) => then(marked, &[resource, &person, value.as_bytes(), mark]),
+            None => then(bare, &[resource, &person, value]),
+            Some(mark) => then(marked, &[resource, &person, value, mark]),
         }
     }
 }
@@ -128,7 +130,7 @@ impl Endpoints {
         let there = self.base.join(uri.trim()).ok().filter(|there| there.origin() == self.base.origin())?;
         let upstream_path = &there[url::Position::BeforePath..url::Position::AfterQuery];
         let binding = Binding::new(&self.keys, &self.resource, self.person);
-        let sealed = binding.seal(ENDPOINT, upstream_path, self.mark);
+        let sealed = binding.seal(ENDPOINT, upstream_path.as_bytes(), self.mark);
         let sealed = URL_SAFE_NO_PAD.encode([&sealed, upstream_path.as_bytes()].concat());
         Some(format!("{}?{}{sealed}", self.path, super::ENDPOINT_QUERY))
     }

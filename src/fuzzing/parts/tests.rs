@@ -34,7 +34,7 @@ fn the_gate_allocates_nothing() {
 #[test]
 fn the_way_allocates_little() {
     let way = Way::new();
-    assert!(way.opened().is_some_and(|session| *session == *SESSION) && way.sealed().is_some());
+    assert!(way.opened().is_some_and(|session| *session == *SESSION.as_bytes()) && way.sealed().is_some());
     at_most(2, "open", || way.opened());
     at_most(5, "seal", || way.sealed());
     let up = way.up();

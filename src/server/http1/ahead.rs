@@ -1,6 +1,7 @@
 //! What a client says while its answer is on its way: its next request, or that it leaves.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -18,8 +19,8 @@ impl Ahead {
         context: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         while self.0.len() < MAX_AHEAD {
-            let mut piece = [0; 1 << 10];
-            let mut read = ReadBuf::new(&mut piece);
+            let mut piece = [const { MaybeUninit::uninit() }; 1 << 10];
+            let mut read = ReadBuf::uninit(&mut piece);
             ready!(Pin::new(&mut *io).poll_read(context, &mut read))?;
             if read.filled().is_empty() {
                 return Poll::Ready(Ok(()));

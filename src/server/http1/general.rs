@@ -69,15 +69,18 @@ where
     let mut served = builder.serve_connection(TokioIo::new(io), service);
     let mut is_leaving = false;
     let taken = poll_fn(|context| {
-        match ends.poll(context) {
-            Some(End::AtOnce) => return Poll::Ready(Ok(None)),
-            Some(End::InPeace) if !is_leaving => {
-                is_leaving = true;
-                Pin::new(&mut served).graceful_shutdown();
-            }
-            Some(End::InPeace) | None => {}
+        let end = ends.poll(context);
+        if end == Some(End::AtOnce) {
+            return Poll::Ready(Ok(None));
         }
-        match clock::awake(|| Pin::new(&mut served).poll(context)) {
+        let mut polled = clock::awake(|| Pin::new(&mut served).poll(context));
+        // Not before hyper has seen what was put back: a request that has begun to come is answered.
+        if polled.is_pending() && end.is_some() && !is_leaving {
+            is_leaving = true;
+            Pin::new(&mut served).graceful_shutdown();
+            polled = clock::awake(|| Pin::new(&mut served).poll(context));
+        }
+        match polled {
             Poll::Ready(outcome) => Poll::Ready(outcome.map(|()| None)),
             Poll::Pending => desk.take().map_or(Poll::Pending, |taken| Poll::Ready(Ok(Some(taken)))),
         }
@@ -86,7 +89,7 @@ where
     let parts = served.into_parts();
     let mut io = parts.io.into_inner().io;
     io.put_back(&parts.read_buf);
-    Ok(Some(Outgoing::new(io, response, closes, current)))
+    Ok(Some(Outgoing::new(io, response, closes, &current.now().clock)))
 }
 
 /// What a request says of how its answer may leave.

@@ -6,8 +6,9 @@ use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
 use http::{HeaderMap, StatusCode};
 use hyper::body::Body;
 
+use super::spare;
 use crate::clock::Time;
-use crate::protocol::fields::Lines;
+use crate::protocol::fields::{Lines, decimal};
 
 /// How a client knows where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,10 @@ pub fn write(
     closes: bool,
     now: Time,
 ) -> Vec<u8> {
-    let mut head = Vec::with_capacity(HEAD);
+    // A small body goes out with it.
+    let body = if let Framing::Length(length) = framing { length.min(SMALL) as usize } else { 0 };
+    let mut head = spare::take();
+    head.reserve(lines.as_bytes().len() + body + OURS);
     match status {
         StatusCode::OK => head.extend_from_slice(b"HTTP/1.1 200 OK\r\n"),
         _ => {
@@ -51,7 +55,11 @@ pub fn write(
     }
     match framing {
         Framing::None => {}
-        Framing::Length(length) => line(&mut head, "content-length", length.to_string().as_bytes()),
+        Framing::Length(length) => {
+            head.extend_from_slice(b"content-length: ");
+            decimal(&mut head, length);
+            head.extend_from_slice(b"\r\n");
+        }
         Framing::Chunked => line(&mut head, "transfer-encoding", b"chunked"),
     }
     if closes {
@@ -89,8 +97,10 @@ thread_local! {
     static LAST: RefCell<Date> = const { RefCell::new(Date { seconds: u64::MAX, text: String::new() }) };
 }
 
-/// An ordinary head, with an ordinary answer or a first event.
-const HEAD: usize = 2 << 10;
+/// Room for what we add.
+const OURS: usize = 256;
+/// Larger bodies are not put together with their heads.
+pub const SMALL: u64 = 4 << 10;
 
 #[cfg(test)]
 mod tests {

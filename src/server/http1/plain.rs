@@ -10,6 +10,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -47,7 +48,8 @@ pub enum Left<T> {
 
 /// What a client said.
 enum Said {
-    Request(Box<Request<Payload>>),
+    /// For the server of when it came.
+    Request(Arc<Server>, Box<Request<Payload>>),
     /// Put back.
     Other,
     Nothing,
@@ -65,8 +67,9 @@ where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut ends, timer) = (Ends::new(seat, drain.clone()), HeadTimer::default());
+    let mut head_timeout = current.now().bounds.head_timeout;
     loop {
-        let until = Instant::from(clock::moment()) + current.now().bounds.head_timeout;
+        let until = Instant::from(clock::moment()) + head_timeout;
         let said = poll_fn(|context| {
             let end = ends.poll(context);
             if end == Some(End::AtOnce) {
@@ -78,8 +81,8 @@ where
                 Poll::Pending => timer.poll_until(until, context).map(|()| Some(Said::Nothing)),
             }
         });
-        let request = match said.await {
-            Some(Said::Request(request)) => request,
+        let (server, request) = match said.await {
+            Some(Said::Request(server, request)) => (server, request),
             Some(Said::Other) => {
                 timer.begun(until);
                 return Ok(Left::Other(io, timer));
@@ -87,9 +90,10 @@ where
             Some(Said::Nothing) => return Ok(Left::Over(io)),
             None => return Ok(Left::Nobody),
         };
-        let mut ahead = Ahead::default();
+        head_timeout = server.bounds.head_timeout;
+        let (clock, mut ahead) = (server.clock.clone(), Ahead::default());
         let response = {
-            let mut answer = pin!(answered(current.now(), peer, request, seat.request(), drain.clone()));
+            let mut answer = pin!(answered(server, peer, request, seat.request(), drain.clone()));
             poll_fn(|context| {
                 if ends.poll(context) == Some(End::AtOnce) {
                     return Poll::Ready(None);
@@ -105,9 +109,9 @@ where
         let Some(response) = response else { return Ok(Left::Nobody) };
         io.put_back(&ahead.into_bytes());
         if !response.body().is_whole() {
-            return Ok(Left::Answer(Outgoing::new(io, response, false, current)));
+            return Ok(Left::Answer(Outgoing::new(io, response, false, &clock)));
         }
-        let (mut relay, closes) = relayed(io, response, false, current);
+        let (mut relay, closes) = relayed(io, response, false, &clock);
         let passed = poll_fn(|context| match ends.poll(context) {
             Some(End::AtOnce) => Poll::Ready(None),
             _ => relay.poll(context).map(Some),
@@ -143,8 +147,9 @@ fn poll_request<T: AsyncRead + Unpin>(
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending if known == 0 => return Poll::Pending,
                 Poll::Ready(Ok(())) if read.filled().len() > known => {
-                    if let Some(request) = request(read.filled(), |path| is_resource(&current.now(), path)) {
-                        return Poll::Ready(Ok(Said::Request(Box::new(request))));
+                    let server = current.now();
+                    if let Some(request) = request(read.filled(), |path| is_resource(&server, path)) {
+                        return Poll::Ready(Ok(Said::Request(server, Box::new(request))));
                     }
                 }
                 Poll::Ready(Ok(())) if known == 0 => return Poll::Ready(Ok(Said::Nothing)),
@@ -195,11 +200,11 @@ fn is_plain(target: &str) -> bool {
         && target.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@/?".contains(&byte))
 }
 
-/// Nothing that frames otherwise, upgrades, expects, or is meant for this connection alone.
+/// Nothing that frames otherwise, upgrades, expects, or names what is meant for this connection alone.
 fn are_plain(fields: &Fields) -> bool {
-    fields.iter().all(|(name, value)| match name {
+    fields.iter().all(|field| match field.name {
         b"transfer-encoding" | b"expect" | b"upgrade" => false,
-        b"connection" => value.eq_ignore_ascii_case(b"keep-alive"),
+        b"connection" => field.value.eq_ignore_ascii_case(b"keep-alive"),
         _ => true,
     })
 }
@@ -220,3 +225,60 @@ fn content_length(fields: &Fields, method: &Method) -> Option<usize> {
 const READ: usize = 64 << 10;
 const MAX_FIELDS: usize = 48;
 const MAX_DIGITS: usize = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(head: &str, body: &str) -> Option<Request<Payload>> {
+        request(format!("{head}\r\n\r\n{body}").as_bytes(), |path| path == "/mcp")
+    }
+
+    // What clients send is read here, and not put back for its form.
+    #[test]
+    fn ordinary_messages_are_plain() {
+        let call = "POST /mcp HTTP/1.1\r\nHost: p.test\r\nConnection: keep-alive\r\nAuthorization: Bearer x\r\n\
+                    Accept: application/json, text/event-stream\r\nSec-Fetch-Mode: cors\r\nContent-Length: 2";
+        let call = read(call, "{}").expect("plain");
+        assert_eq!((call.method, call.target.path(), call.fields.count()), (Method::POST, "/mcp", 6));
+        assert!(matches!(call.body, Payload::Whole(body) if body == "{}"));
+        let stream =
+            read("GET /mcp?a=%20b&c HTTP/1.1\r\nHost: p.test\r\nLast-Event-ID: 7", "").expect("plain");
+        assert_eq!((stream.method, stream.target.query()), (Method::GET, "a=%20b&c"));
+        assert!(read("DELETE /mcp HTTP/1.1\r\nHost: p.test\r\nMcp-Session-Id: a.b", "").is_some());
+    }
+
+    #[test]
+    fn whatever_leaves_something_to_be_decided_is_not() {
+        for (head, body) in [
+            ("POST /mcp HTTP/1.1\r\nContent-Length: 2", "{"),
+            ("POST /mcp HTTP/1.1\r\nContent-Length: 2", "{}P"),
+            ("POST /mcp HTTP/1.1", "{}"),
+            ("POST /mcp HTTP/1.1\r\nContent-Length: 2\r\nContent-Length: 2", "{}"),
+            ("POST /mcp HTTP/1.1\r\nContent-Length: +2", "{}"),
+            ("POST /mcp HTTP/1.1\r\nContent-Length: ", ""),
+            ("POST /mcp HTTP/1.1\r\nContent-Length: 000002", "{}"),
+            ("POST /mcp HTTP/1.1\r\nTransfer-Encoding: chunked", "0\r\n\r\n"),
+            ("POST /mcp HTTP/1.1\r\nContent-Length: 2\r\nTransfer-Encoding: identity", "{}"),
+            ("POST /mcp HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue", "{}"),
+            ("POST /mcp HTTP/1.1\r\nConnection: close", ""),
+            ("POST /mcp HTTP/1.1\r\nConnection: keep-alive, x", ""),
+            ("POST /mcp HTTP/1.1\r\nUpgrade: h2c", ""),
+            ("GET /mcp HTTP/1.1\r\nContent-Length: 2", "{}"),
+            ("GET /mcp HTTP/1.1\r\nContent-Length: 0", ""),
+            ("HEAD /mcp HTTP/1.1", ""),
+            ("PUT /mcp HTTP/1.1", ""),
+            ("GET /mcp HTTP/1.0", ""),
+            ("GET /other HTTP/1.1", ""),
+            ("GET http://p.test/mcp HTTP/1.1", ""),
+            ("GET /mcp?a=\" HTTP/1.1", ""),
+            ("GET /mcp#a HTTP/1.1", ""),
+            ("GET /mcp HTTP/1.1\r\nA : b", ""),
+            ("GET /mcp HTTP/1.1\r\nA: b\r\n c", ""),
+        ] {
+            assert!(read(head, body).is_none(), "{head:?} {body:?}");
+        }
+        let many: String = (0..=MAX_FIELDS).map(|number| format!("\r\nX-{number}: a")).collect();
+        assert!(read(&format!("GET /mcp HTTP/1.1{many}"), "").is_none());
+    }
+}

@@ -11,22 +11,29 @@ use hyper::body::{Body, Frame};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::ahead::Ahead;
-use super::head::Framing;
+use super::head::{Framing, SMALL};
+use super::spare;
 
 /// An answer, the connection it goes out by, and what is on its way.
 pub struct Relay<T, B> {
     io: T,
     body: B,
+    /// With the length that is still to come.
     framing: Framing,
     /// Not taken by the client yet. No memory while there is nothing.
     out: Vec<u8>,
     written: usize,
-    /// A large piece, which goes out behind it, and what follows that.
-    data: Bytes,
-    after: &'static [u8],
+    /// What goes out behind it. Boxed, as everything that is rare in a stream.
+    large: Option<Box<Large>>,
     is_new: bool,
     is_ending: bool,
     ahead: Ahead,
+}
+
+/// A large piece, and what follows it.
+struct Large {
+    data: Bytes,
+    after: &'static [u8],
 }
 
 /// Why an answer did not come to its end.
@@ -39,6 +46,9 @@ pub enum Broken<E> {
     /// The connection is dropped, so that it never looks complete.
     #[error(transparent)]
     Cut(E),
+    /// So is this one: what follows would be read as a part of the body, or what is too much as the next answer.
+    #[error("its body is not as long as was said")]
+    Length,
 }
 
 impl<T, B> Relay<T, B>
@@ -49,8 +59,8 @@ where
     /// Begins with the head, which takes along what is there of the body.
     pub fn new(io: T, head: Vec<u8>, body: B, framing: Framing) -> Self {
         let ahead = Ahead::default();
-        let (data, after) = (Bytes::new(), &[][..]);
-        Relay { io, body, framing, out: head, written: 0, data, after, is_new: true, is_ending: false, ahead }
+        let (is_new, is_ending) = (true, false);
+        Relay { io, body, framing, out: head, written: 0, large: None, is_new, is_ending, ahead }
     }
 
     /// Passes the answer on; ready at its end.
@@ -80,50 +90,72 @@ where
         if !self.body.is_end_stream() {
             let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else { return Ok(false) };
             match frame.transpose().map_err(Broken::Cut)?.map(Frame::into_data) {
-                Some(Ok(data)) => self.piece(data),
+                Some(Ok(data)) => self.piece(data)?,
                 Some(Err(_)) => {}
                 None => self.is_ending = true,
             }
         }
         self.is_ending |= self.body.is_end_stream();
-        if self.is_ending && self.framing == Framing::Chunked {
-            match self.data.is_empty() {
-                true => self.out.extend_from_slice(LAST_CHUNK),
-                false => self.after = END_OF_LAST,
-            }
+        if self.is_ending {
+            self.end()?;
         }
         Ok(true)
     }
 
+    /// Ends the body.
+    fn end(&mut self) -> Result<(), Broken<B::Error>> {
+        match (self.framing, &mut self.large) {
+            (Framing::Length(1..), _) => return Err(Broken::Length),
+            (Framing::Chunked, Some(large)) => large.after = END_OF_LAST,
+            (Framing::Chunked, None) => self.room().extend_from_slice(LAST_CHUNK),
+            (Framing::None | Framing::Length(0), _) => {}
+        }
+        Ok(())
+    }
+
+    /// Where is written what is to go out.
+    fn room(&mut self) -> &mut Vec<u8> {
+        if self.out.capacity() == 0 {
+            self.out = spare::take();
+        }
+        &mut self.out
+    }
+
     /// Frames a piece. An empty chunk would be the last.
-    fn piece(&mut self, data: Bytes) {
-        let is_chunked = self.framing == Framing::Chunked;
+    fn piece(&mut self, data: Bytes) -> Result<(), Broken<B::Error>> {
         if data.is_empty() {
-            return;
+            return Ok(());
         }
-        if is_chunked {
-            self.out.reserve(FRAMING + if data.len() > COPIED { 0 } else { data.len() });
-            self.out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+        match &mut self.framing {
+            Framing::None => return Err(Broken::Length),
+            Framing::Length(left) => *left = left.checked_sub(data.len() as u64).ok_or(Broken::Length)?,
+            Framing::Chunked => {}
         }
+        let (is_chunked, is_large) = (self.framing == Framing::Chunked, data.len() > COPIED);
         let after = if is_chunked { LINE_END } else { &[] };
-        if data.len() > COPIED {
-            (self.data, self.after) = (data, after);
-        } else {
-            self.out.extend_from_slice(&data);
-            self.out.extend_from_slice(after);
+        let out = self.room();
+        if is_chunked {
+            out.reserve(FRAMING + if is_large { 0 } else { data.len() });
+            out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
         }
+        if is_large {
+            self.large = Some(Box::new(Large { data, after }));
+        } else {
+            out.extend_from_slice(&data);
+            out.extend_from_slice(after);
+        }
+        Ok(())
     }
 
     fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            let out = &self.out[self.written..];
-            if out.is_empty() && self.data.is_empty() && self.after.is_empty() {
-                break;
-            }
-            let io = Pin::new(&mut self.io);
-            let written = match self.data.is_empty() && self.after.is_empty() {
-                true => io.poll_write(context, out),
-                false => io.poll_write_vectored(context, &[out, &self.data, self.after].map(IoSlice::new)),
+            let (io, out) = (Pin::new(&mut self.io), &self.out[self.written..]);
+            let written = match &self.large {
+                None if out.is_empty() => break,
+                None => io.poll_write(context, out),
+                Some(large) => {
+                    io.poll_write_vectored(context, &[out, &large.data, large.after].map(IoSlice::new))
+                }
             };
             match ready!(written)? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
@@ -131,7 +163,8 @@ where
             }
         }
         if !self.out.is_empty() {
-            (self.out, self.written) = (Vec::new(), 0);
+            spare::give_back(std::mem::take(&mut self.out));
+            self.written = 0;
         }
         Pin::new(&mut self.io).poll_flush(context)
     }
@@ -140,18 +173,18 @@ where
     fn wrote(&mut self, bytes: usize) {
         let of_out = bytes.min(self.out.len() - self.written);
         self.written += of_out;
-        let of_data = (bytes - of_out).min(self.data.len());
-        self.data.advance(of_data);
-        if self.data.is_empty() {
-            // Nor what it lies in.
-            self.data = Bytes::new();
+        if let Some(large) = &mut self.large {
+            let of_data = (bytes - of_out).min(large.data.len());
+            large.data.advance(of_data);
+            large.after = &large.after[bytes - of_out - of_data..];
+            let is_over = self.written == self.out.len() && large.data.is_empty() && large.after.is_empty();
+            self.large.take_if(|_| is_over);
         }
-        self.after = &self.after[bytes - of_out - of_data..];
     }
 }
 
 /// Pieces up to this size are copied behind what is to be written before them: one write costs less than its parts.
-const COPIED: usize = 4 << 10;
+const COPIED: usize = SMALL as usize;
 /// Around a chunk, at most.
 const FRAMING: usize = 32;
 const LINE_END: &[u8] = b"\r\n";
@@ -284,5 +317,83 @@ mod tests {
         feed.say(None);
         let (_, ahead) = relay.await.expect("runs").expect("to its end");
         assert!(ahead.len() < MAX_AHEAD + 1024, "{}", ahead.len());
+    }
+
+    #[tokio::test]
+    async fn a_body_is_as_long_as_was_said_or_the_connection_is_dropped() {
+        for (framing, pieces, expected) in [
+            (Framing::Length(6), &["abc", "def"][..], Ok("abcdef")),
+            (Framing::Length(0), &[], Ok("")),
+            (Framing::None, &[], Ok("")),
+            (Framing::Length(6), &["abc", "de"], Err("abcde")),
+            (Framing::Length(6), &[], Err("")),
+            (Framing::Length(6), &["abc", "defg"], Err("abc")),
+            (Framing::None, &["a"], Err("")),
+        ] {
+            let (mut client, server) = duplex(1 << 10);
+            let feed = Feed::default();
+            let relay = tokio::spawn(through(Relay::new(server, Vec::new(), feed.clone(), framing)));
+            let mut heard = String::new();
+            for piece in pieces {
+                feed.say(Some(Ok(piece)));
+                // What is there is passed on before the next comes.
+                tokio::task::yield_now().await;
+            }
+            feed.say(None);
+            let outcome = relay.await.expect("runs");
+            let is_length = matches!(outcome, Err(Broken::Length));
+            assert_eq!(
+                (outcome.is_ok(), is_length),
+                (expected.is_ok(), expected.is_err()),
+                "{framing:?} {pieces:?}"
+            );
+            drop(outcome);
+            client.read_to_string(&mut heard).await.expect("reads");
+            assert_eq!(heard, expected.unwrap_or_else(|heard| heard), "{framing:?} {pieces:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn large_pieces_arrive_whole_however_little_the_client_takes() {
+        let large: &'static str = "0123456789abcdef".repeat(COPIED).leak();
+        for framing in [Framing::Length(2 * large.len() as u64 + 1), Framing::Chunked] {
+            for taken in [1 << 20, 1000, 7] {
+                let (mut client, server) = duplex(taken);
+                let feed = Feed::default();
+                [large, "-", large].iter().for_each(|piece| feed.say(Some(Ok(piece))));
+                feed.say(None);
+                let relay = tokio::spawn(through(Relay::new(server, b"HEAD".to_vec(), feed, framing)));
+                let expected = match framing {
+                    Framing::Chunked => {
+                        format!("HEAD10000\r\n{large}\r\n1\r\n-\r\n10000\r\n{large}\r\n0\r\n\r\n")
+                    }
+                    _ => format!("HEAD{large}-{large}"),
+                };
+                let mut heard = vec![0; expected.len()];
+                client.read_exact(&mut heard).await.expect("reads");
+                assert!(heard == expected.as_bytes(), "{framing:?} {taken}");
+                drop(relay.await.expect("runs").expect("to its end"));
+                assert_eq!(
+                    client.read(&mut [0]).await.expect("reads"),
+                    0,
+                    "{framing:?} {taken}: and nothing else"
+                );
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_buffer_of_a_core_is_still_its_own_behind_a_stream() {
+        spare::give_back(Vec::with_capacity(1 << 12));
+        let (_client, server) = duplex(1 << 10);
+        let feed = Feed::default();
+        feed.say(Some(Ok("data: 1\n\n")));
+        let mut relay = Relay::new(server, b"HEAD\r\n\r\n".to_vec(), feed.clone(), Framing::Chunked);
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(relay.poll(&mut context).is_pending());
+        spare::give_back(Vec::with_capacity(1 << 12));
+        feed.say(None);
+        assert!(relay.poll(&mut context).is_ready());
+        assert!(spare::take().capacity() >= 1 << 12, "eight bytes took its place");
     }
 }

@@ -35,7 +35,7 @@ impl Way {
         let permit = crowd.judged(&call).expect("let through");
         let binding = Binding::new(&world().keys, permit.resource().url(), permit.person());
         let sealed = binding.seal_session(SESSION.as_bytes(), None).expect("visible");
-        call.add(session::HEADER, sealed.as_bytes());
+        call.add(session::HEADER, &sealed);
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
         Way { permit, target: target("http://127.0.0.1:9000/mcp"), call, runtime }
     }
@@ -45,19 +45,19 @@ impl Way {
     }
 
     /// The upstream's session behind the client's.
-    pub fn opened(&self) -> Option<Box<str>> {
+    pub fn opened(&self) -> Option<Box<[u8]>> {
         self.binding().open_session(&self.call).ok().flatten().map(|opened| opened.value)
     }
 
     /// The client's session for the upstream's.
-    pub fn sealed(&self) -> Option<Box<str>> {
+    pub fn sealed(&self) -> Option<Box<[u8]>> {
         self.binding().seal_session(SESSION.as_bytes(), None)
     }
 
     /// The head of the request as it leaves.
     pub fn up(&self) -> Message {
         let mut message = Message::to(&Method::POST, self.target.path(), self.target.host());
-        let session = Some(SESSION);
+        let session = Some(SESSION.as_bytes());
         headers::request(&mut message, &self.call, &self.permit, session, &Method::POST);
         message
     }

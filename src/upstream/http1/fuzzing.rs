@@ -4,12 +4,10 @@
 //! it is for a reason that stands in [`is_stricter`].
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -21,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head::MAX_HEAD;
 use super::{Exchange, Io, Message, Trouble};
+use crate::fuzzing::drive;
 use crate::gate::fuzzing::permit;
 use crate::protocol::fields::Fields;
 use crate::upstream::body::RequestBody;
@@ -237,7 +236,9 @@ fn passes_on_as_lines(outcome: &Outcome) {
     let Some((_, headers)) = &outcome.head else { return };
     let permit = permit(Vec::new());
     towards_the_client(headers, &permit);
-    for (name, value) in &HeaderMap::from(&headers::response(&Fields::from(headers), &permit, false)) {
+    let mut passed = HeaderMap::new();
+    headers::response(&Fields::from(headers), &permit, false).append_to(&mut passed);
+    for (name, value) in &passed {
         let is_no_end = |byte: &u8| !matches!(byte, b'\r' | b'\n' | 0);
         assert!(!name.as_str().is_empty() && name.as_str().bytes().all(|byte| is_no_end(&byte)));
         assert!(value.as_bytes().iter().all(is_no_end), "{name}: {value:?}");
@@ -267,29 +268,6 @@ fn is_kept_for_a_reason(bytes: &[u8], cuts: &[u8]) {
     let less = ours(&bytes[..bytes.len() - 1], cuts, Then::Waits);
     assert!(less.end == End::Open, "{less:?}");
     assert!(hypers(bytes).1 == Version::HTTP_11);
-}
-
-/// Polls as long as somebody calls for it; `None` where nobody does any more.
-fn drive<F: Future>(future: F) -> Option<F::Output> {
-    let called = Arc::new(Called::default());
-    let waker = Waker::from(called.clone());
-    let (mut context, mut future) = (Context::from_waker(&waker), pin!(future));
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return Some(output),
-            Poll::Pending if called.0.swap(false, Ordering::Relaxed) => {}
-            Poll::Pending => return None,
-        }
-    }
-}
-
-#[derive(Default)]
-struct Called(AtomicBool);
-
-impl Wake for Called {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// A connection whose other side has made up its mind: it hears one request, then says its pieces.

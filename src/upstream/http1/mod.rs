@@ -1,7 +1,7 @@
 //! HTTP/1.1 towards an upstream, by our own hand: it costs less than half of what a general client does, and what is
 //! odd is refused rather than repaired. One request and its answer at a time, no pipelining.
 //!
-//! RFC 9112. The client side stays hyper's: strict parsing of strangers' input is worth its price there.
+//! RFC 9112. The client's side is `server/http1`.
 
 mod arrival;
 mod exchange;

@@ -8,6 +8,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
 
 use super::io::Io;
+use crate::protocol::fields::{Field, decimal};
 use crate::upstream::body::{BodyTrouble, RequestBody, Streaming};
 
 /// A request that is to be sent.
@@ -50,6 +51,11 @@ impl Message {
         }
     }
 
+    /// Adds a field that was read.
+    pub fn field(&mut self, field: &Field<'_>) {
+        field.write(&mut self.bytes);
+    }
+
     /// Adds whole lines, `name: value` and a line end each.
     pub fn headers(&mut self, lines: &[u8]) {
         self.bytes.extend_from_slice(lines);
@@ -73,7 +79,9 @@ impl Message {
     }
 
     fn length(&mut self, length: u64) {
-        self.header(b"content-length", length.to_string().as_bytes());
+        self.bytes.extend_from_slice(b"content-length: ");
+        decimal(&mut self.bytes, length);
+        self.bytes.extend_from_slice(b"\r\n");
     }
 
     /// The same request to another path.
