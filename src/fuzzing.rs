@@ -279,4 +279,4 @@ impl Wake for Called {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

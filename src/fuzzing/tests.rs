@@ -23,6 +23,14 @@ fn what_was_found_once_is_not_found_again() {
     }
 }
 
+/// One of the first, and now and then one of the others.
+pub(crate) fn mostly(
+    plain: &[&'static str],
+    odd: &[&'static str],
+) -> impl Strategy<Value = &'static str> + use<> {
+    prop_oneof![24 => select(plain.to_vec()), 1 => select(odd.to_vec())]
+}
+
 /// The name as an upstream could still read it: any case, any of `-`, `_`, `.` or nothing between its letters.
 fn spelling(name: &'static str) -> impl Strategy<Value = String> {
     let letters: Vec<char> = name.chars().filter(char::is_ascii_alphanumeric).collect();

@@ -24,7 +24,7 @@ use crate::clock::{Clock, Time};
 use crate::github::credential::{Credential, CredentialError, Credentials};
 use crate::limit::{Limited, Limiters, Who};
 use crate::protocol::family::{Family, Stage};
-use crate::protocol::fields::{Fields, Twice, text};
+use crate::protocol::fields::{Fields, Twice, is_text};
 use crate::protocol::injection::Injection;
 use crate::protocol::resource::Resource;
 use crate::protocol::token::{Access, FamilyId, Verified};
@@ -307,7 +307,7 @@ fn bearer(fields: &Fields) -> Bearer<'_> {
         let from = token.iter().position(|byte| !is_space(byte)).unwrap_or(token.len());
         let to = token.iter().rposition(|byte| !is_space(byte)).map_or(from, |last| last + 1);
         Bearer::Token(&token[from..to])
-    } else if text(value).is_some() {
+    } else if is_text(value) {
         Bearer::Absent
     } else {
         Bearer::Token(b"")

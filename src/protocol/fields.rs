@@ -34,7 +34,7 @@ impl Field<'_> {
     pub fn write(&self, out: &mut Vec<u8>) {
         match self.both {
             Some(both) => out.extend_from_slice(both),
-            None => [self.name, b": ", self.value].iter().for_each(|part| out.extend_from_slice(part)),
+            None => return write_line(out, self.name, self.value),
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -48,6 +48,7 @@ impl Fields {
     /// Those of a head, as httparse has read it.
     pub fn of(head: &[u8], read: &[httparse::Header<'_>]) -> Self {
         let start = head.as_ptr() as usize;
+        // Then so is every place in it.
         place(head.len());
         // Both lie in the head, but where nothing is, there is nowhere that must be.
         let within = |part: &[u8], before: u32| match part {
@@ -170,6 +171,20 @@ pub fn is_text(value: &[u8]) -> bool {
     value.iter().fold(true, |plain, byte| plain & matches!(byte, b'\t' | b' '..=b'~'))
 }
 
+/// Writes a field as a line.
+pub fn write_line(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    for part in [name, b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
+}
+
+/// Writes the length of a body as a line (RFC 9110 §8.6).
+pub fn write_length(out: &mut Vec<u8>, length: u64) {
+    out.extend_from_slice(b"content-length: ");
+    decimal(out, length);
+    out.extend_from_slice(b"\r\n");
+}
+
 /// Writes a number.
 pub fn decimal(out: &mut Vec<u8>, number: u64) {
     let (mut digits, mut at, mut rest) = ([b'0'; 20], 20, number);
@@ -205,9 +220,7 @@ impl Lines {
     /// Adds a line; the name is in lower case, and nothing in the value ends a line.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         self.has_date |= name == b"date";
-        for part in [name, b": ", value, b"\r\n"] {
-            self.bytes.extend_from_slice(part);
-        }
+        write_line(&mut self.bytes, name, value);
     }
 
     /// Adds a field that was read.
@@ -225,9 +238,7 @@ impl Lines {
     pub fn has_date(&self) -> bool {
         self.has_date
     }
-}
 
-impl Lines {
     /// Puts them into a map, behind what is there of the same names.
     pub fn append_to(&self, map: &mut HeaderMap) {
         map.reserve(self.bytes.iter().filter(|byte| **byte == b'\n').count());

@@ -37,6 +37,7 @@ use asked::Asked;
 pub use body::{Answer, Broken, Payload};
 use body::{BodyTrouble, Inbound, RequestBody};
 use delivery::Delivery;
+pub use http1::has_body;
 use http1::{Answered, Trouble};
 use pool::Home;
 pub use pool::tidy;
@@ -205,9 +206,8 @@ impl Upstream {
             status @ (301..=303 | 305..=308) => return Err(Failure::Redirect(status)),
             _ => {}
         }
-        // What has no body is no stream, whatever it says of itself (RFC 9112 §6.3).
-        let has_body = !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let is_sse = has_body && is_plain_sse(&head.fields);
+        // What has no body is no stream.
+        let is_sse = has_body(head.status) && is_plain_sse(&head.fields);
         let mut lines = headers::response(&head.fields, permit, is_sse);
         if let Some(id) = head.fields.get(session::HEADER).filter(|id| !permit.is_given_away_by(id)) {
             let sealed = seal(id).ok_or(Failure::Unexpected(head.status.as_u16()))?;

@@ -8,7 +8,8 @@ use hyper::body::Body;
 
 use super::spare;
 use crate::clock::Time;
-use crate::protocol::fields::{Lines, decimal};
+use crate::protocol::fields::{Lines, write_length, write_line};
+use crate::upstream::has_body;
 
 /// How a client knows where the body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub enum Framing {
 impl Framing {
     /// RFC 9110 §8.6: a server knows the length, or sends chunks.
     pub fn of(status: StatusCode, body: &impl Body) -> Self {
-        if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        if !has_body(status) {
             return Framing::None;
         }
         body.size_hint().exact().map_or(Framing::Chunked, Framing::Length)
@@ -51,31 +52,21 @@ pub fn write(
     }
     head.extend_from_slice(lines.as_bytes());
     for (name, value) in headers.iter().filter(|(name, _)| ![CONNECTION, CONTENT_LENGTH].contains(name)) {
-        line(&mut head, name.as_str(), value.as_bytes());
+        write_line(&mut head, name.as_str().as_bytes(), value.as_bytes());
     }
     match framing {
         Framing::None => {}
-        Framing::Length(length) => {
-            head.extend_from_slice(b"content-length: ");
-            decimal(&mut head, length);
-            head.extend_from_slice(b"\r\n");
-        }
-        Framing::Chunked => line(&mut head, "transfer-encoding", b"chunked"),
+        Framing::Length(length) => write_length(&mut head, length),
+        Framing::Chunked => write_line(&mut head, b"transfer-encoding", b"chunked"),
     }
     if closes {
-        line(&mut head, "connection", b"close");
+        write_line(&mut head, b"connection", b"close");
     }
     if !lines.has_date() && !headers.contains_key(DATE) {
-        LAST.with_borrow_mut(|date| line(&mut head, "date", date.at(now).as_bytes()));
+        LAST.with_borrow_mut(|date| write_line(&mut head, b"date", date.at(now).as_bytes()));
     }
     head.extend_from_slice(b"\r\n");
     head
-}
-
-fn line(head: &mut Vec<u8>, name: &str, value: &[u8]) {
-    for part in [name.as_bytes(), b": ", value, b"\r\n"] {
-        head.extend_from_slice(part);
-    }
 }
 
 /// The date of the last answer of this core: it is the next one's, nearly always.

@@ -80,7 +80,7 @@ async fn lasting_answer<T>(
     seat: &Seated,
     current: &Current,
     drain: &watch::Receiver<Drain>,
-) -> Result<Option<Outgoing<T>>, Ended>
+) -> Result<Option<Box<Outgoing<T>>>, Ended>
 where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -93,7 +93,8 @@ where
         Left::Over(io) => part(io).await.map(|()| None),
         Left::Answer(outgoing) => Ok(Some(outgoing)),
         Left::Other(io, timer) => {
-            Ok(Box::pin(general::requests(io, timer, peer, seat, current, drain.clone())).await?)
+            let requests = general::requests(io, timer, peer, seat, current, drain.clone());
+            Ok(Box::pin(requests).await?.map(Box::new))
         }
     }
 }
@@ -106,15 +107,19 @@ async fn part<T: AsyncWrite + Unpin>(mut io: Sniffed<T>) -> Result<(), Ended> {
 
 /// An answer on its way out, with its connection.
 pub struct Outgoing<T> {
-    relay: Box<Relay<Sniffed<T>, Answering>>,
+    relay: Relay<Sniffed<T>, Answering>,
     closes: bool,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Outgoing<T> {
     /// `closes`: whether the client wishes that nothing follows.
     fn new(io: Sniffed<T>, response: Response<Answering>, closes: bool, clock: &Clock) -> Self {
-        let (relay, closes) = relayed(io, response, closes, clock);
-        Outgoing { relay: Box::new(relay), closes }
+        let (parts, mut body) = response.into_parts();
+        let closes = closes || parts.headers.contains_key(CONNECTION);
+        let framing = Framing::of(parts.status, &body);
+        let lines = body.take_lines();
+        let head = head::write(parts.status, &lines, &parts.headers, framing, closes, clock.now());
+        Outgoing { relay: Relay::new(io, head, body, framing), closes }
     }
 
     /// At its end: the connection, with what was said on it meanwhile.
@@ -123,18 +128,4 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Outgoing<T> {
         io.put_back(&ahead);
         io
     }
-}
-
-/// An answer that is to go out, and whether its connection closes behind it.
-fn relayed<T: AsyncRead + AsyncWrite + Unpin>(
-    io: Sniffed<T>,
-    response: Response<Answering>,
-    closes: bool,
-    clock: &Clock,
-) -> (Relay<Sniffed<T>, Answering>, bool) {
-    let (parts, mut body) = response.into_parts();
-    let closes = closes || parts.headers.contains_key(CONNECTION);
-    let framing = Framing::of(parts.status, &body);
-    let head = head::write(parts.status, &body.take_lines(), &parts.headers, framing, closes, clock.now());
-    (Relay::new(io, head, body, framing), closes)
 }

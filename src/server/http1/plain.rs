@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use super::ahead::Ahead;
 use super::ends::{End, Ends};
 use super::head_timer::HeadTimer;
-use super::{Ended, Outgoing, relayed};
+use super::{Ended, Outgoing};
 use crate::clock;
 use crate::protocol::fields::Fields;
 use crate::protocol::request::{Request, Target};
@@ -42,8 +42,8 @@ pub enum Left<T> {
     Over(Sniffed<T>),
     /// With something that is not plain, and the timer that runs for it.
     Other(Sniffed<T>, HeadTimer),
-    /// With an answer that takes its time.
-    Answer(Outgoing<T>),
+    /// With an answer that takes its time: boxed, so that for as long it holds nothing else's room.
+    Answer(Box<Outgoing<T>>),
 }
 
 /// What a client said.
@@ -108,21 +108,21 @@ where
         };
         let Some(response) = response else { return Ok(Left::Nobody) };
         io.put_back(&ahead.into_bytes());
-        if !response.body().is_whole() {
-            return Ok(Left::Answer(Outgoing::new(io, response, false, &clock)));
+        let is_whole = response.body().is_whole();
+        let mut outgoing = Outgoing::new(io, response, false, &clock);
+        if !is_whole {
+            return Ok(Left::Answer(Box::new(outgoing)));
         }
-        let (mut relay, closes) = relayed(io, response, false, &clock);
         let passed = poll_fn(|context| match ends.poll(context) {
             Some(End::AtOnce) => Poll::Ready(None),
-            _ => relay.poll(context).map(Some),
+            _ => outgoing.relay.poll(context).map(Some),
         });
         match passed.await {
             Some(passed) => passed?,
             None => return Ok(Left::Nobody),
         }
-        let (connection, ahead) = relay.into_connection();
-        io = connection;
-        io.put_back(&ahead);
+        let closes = outgoing.closes;
+        io = outgoing.into_connection();
         if closes {
             return Ok(Left::Over(io));
         }

@@ -65,6 +65,11 @@ pub fn read(bytes: &[u8]) -> Result<Read, Odd> {
     Ok(Read::Final(Head { status, fields, framing, keeps }, length))
 }
 
+/// Whether anything follows the head of an answer with this status, whatever it says of itself (RFC 9112 §6.3).
+pub fn has_body(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
 /// RFC 9112 §6.3, without its tolerance: whatever two readers could read in two ways is refused.
 fn framing(status: StatusCode, is_current: bool, fields: &Fields) -> Result<Framing, Odd> {
     let is_chunked = match fields.single("transfer-encoding") {
@@ -75,7 +80,7 @@ fn framing(status: StatusCode, is_current: bool, fields: &Fields) -> Result<Fram
     let length = fields.single("content-length").map_err(|Twice| Odd("it has two Content-Length"))?;
     let length =
         length.map(|length| number(length).ok_or(Odd("its Content-Length is no number"))).transpose()?;
-    if matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+    if !has_body(status) {
         return Ok(Framing::Length(0));
     }
     match (is_chunked, length) {

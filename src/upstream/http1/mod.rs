@@ -14,6 +14,6 @@ mod sending;
 
 pub use arrival::{Arrival, Cut};
 pub use exchange::{Answered, Exchange, Trouble};
-pub use head::Head;
+pub use head::{Head, has_body};
 pub use io::Io;
 pub use sending::{Message, Outgoing};

@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
 
 use super::io::Io;
-use crate::protocol::fields::{Field, decimal};
+use crate::protocol::fields::{Field, write_length, write_line};
 use crate::upstream::body::{BodyTrouble, RequestBody, Streaming};
 
 /// A request that is to be sent.
@@ -46,9 +46,7 @@ impl Message {
 
     /// Adds a header; the value is one that a head can hold.
     pub fn header(&mut self, name: &[u8], value: &[u8]) {
-        for part in [name, b": ", value, b"\r\n"] {
-            self.bytes.extend_from_slice(part);
-        }
+        write_line(&mut self.bytes, name, value);
     }
 
     /// Adds a field that was read.
@@ -79,9 +77,7 @@ impl Message {
     }
 
     fn length(&mut self, length: u64) {
-        self.bytes.extend_from_slice(b"content-length: ");
-        decimal(&mut self.bytes, length);
-        self.bytes.extend_from_slice(b"\r\n");
+        write_length(&mut self.bytes, length);
     }
 
     /// The same request to another path.

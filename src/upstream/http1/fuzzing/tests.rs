@@ -4,11 +4,7 @@ use proptest::sample::select;
 use proptest::test_runner::RngSeed;
 
 use super::*;
-
-/// One of the first, and now and then one of the others.
-fn mostly(plain: &[&'static str], odd: &[&'static str]) -> impl Strategy<Value = &'static str> + use<> {
-    prop_oneof![24 => select(plain.to_vec()), 1 => select(odd.to_vec())]
-}
+use crate::fuzzing::tests::mostly;
 
 fn line() -> impl Strategy<Value = &'static str> {
     let plain = mostly(
