@@ -107,17 +107,18 @@ fn a_small_step_back_over_the_end_of_a_window_gives_nobody_a_second_allowance() 
 // DS-07
 #[test]
 fn a_million_addresses_limit_nobody_else() {
-    let (limiter, _clock) = limiter(20, MINUTE);
+    // A small limit, which noise reaches first: of 10 000 who ask, one would be refused once in a million runs.
+    let (limiter, _clock) = limiter(10, MINUTE);
     for number in 0..1_000_000_u32 {
         limiter.count(&from(Ipv4Addr::from_bits(0x5000_0000 + number)));
     }
-    for number in 0..1_000 {
+    for number in 0..10_000 {
         let honest = from(Ipv4Addr::from_bits(0xc000_0000 + number));
-        assert!(limiter.take(&honest).is_ok(), "address {number}");
+        assert!(limiter.check(&honest).is_ok(), "address {number}");
     }
     // Noise does not hide who really is one too many.
     let busy = passes(&limiter, &somebody(), 1_000);
-    assert!(busy < 100, "{busy} of 20");
+    assert!(busy < 100, "{busy} of 10");
 }
 
 // DS-07

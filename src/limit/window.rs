@@ -119,11 +119,14 @@ impl Half {
     }
 
     /// How often a key was counted, a little too low rather than too high: what all others add to each counter
-    /// on average is taken off, else a million addresses with one request each would fill everybody's.
+    /// on average is taken off, else a million addresses with one request each would fill everybody's; and twice
+    /// by how much counters differ from that average (its root), as the average alone leaves a few in a million
+    /// keys with four counters that are all above it by more than a small limit.
     fn of(&self, key: &impl Hash) -> u64 {
         let counted = u64::try_from(self.counts.get(key)).unwrap_or(0);
         let others = self.total.load(Ordering::Relaxed).saturating_sub(counted);
-        counted.saturating_sub(others / COLUMNS as u64)
+        let average = others / COLUMNS as u64;
+        counted.saturating_sub(average + 2 * average.isqrt())
     }
 
     fn clear(&self) {
