@@ -140,7 +140,10 @@ pub fn awake<R>(task: impl FnOnce() -> R) -> R {
 
 /// Whoever is awake reads the clocks again, for what must not be earlier than it is.
 pub fn look_again() {
-    READINGS.with(|readings| readings.last.set(None));
+    READINGS.with(|readings| {
+        readings.last.set(None);
+        readings.millis.set(None);
+    });
 }
 
 /// Forgets what was read.
@@ -151,6 +154,7 @@ impl Drop for Asleep {
         READINGS.with(|readings| {
             readings.are_kept.set(false);
             readings.last.set(None);
+            readings.millis.set(None);
         });
     }
 }
@@ -184,10 +188,13 @@ impl Reading {
 struct Readings {
     are_kept: Cell<bool>,
     last: Cell<Option<Reading>>,
+    /// What a clock made of it, and which.
+    millis: Cell<Option<(*const System, u64)>>,
 }
 
 thread_local! {
-    static READINGS: Readings = const { Readings { are_kept: Cell::new(false), last: Cell::new(None) } };
+    static READINGS: Readings =
+        const { Readings { are_kept: Cell::new(false), last: Cell::new(None), millis: Cell::new(None) } };
 }
 
 /// The machine's clock, which may be set: ahead it is followed at once. When it is set back by less than a day,
@@ -200,6 +207,13 @@ struct System {
 }
 
 impl System {
+    fn read(&self) -> u64 {
+        let Reading { moment, of_day } = Reading::last();
+        let [wall, running] = [of_day, moment.duration_since(self.started)]
+            .map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
+        self.moment(wall, running).unsigned_abs()
+    }
+
     fn moment(&self, wall: i64, running: i64) -> i64 {
         let (offset, known) = (wall.saturating_sub(running), self.offset.load(Ordering::Relaxed));
         let behind = known.saturating_sub(offset);
@@ -219,10 +233,14 @@ impl System {
 
 impl Source for System {
     fn millis(&self) -> u64 {
-        let Reading { moment, of_day } = Reading::last();
-        let [wall, running] = [of_day, moment.duration_since(self.started)]
-            .map(|duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX));
-        self.moment(wall, running).unsigned_abs()
+        READINGS.with(|readings| match readings.millis.get() {
+            Some((clock, millis)) if std::ptr::eq(clock, self) => millis,
+            _ => {
+                let millis = self.read();
+                readings.millis.set(readings.are_kept.get().then_some((&raw const *self, millis)));
+                millis
+            }
+        })
     }
 
     fn fill(&self, bytes: &mut [u8]) {

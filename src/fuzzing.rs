@@ -9,7 +9,7 @@ pub mod parts;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -257,6 +257,7 @@ fn github_settings() -> github::Settings {
 
 /// Polls as long as somebody calls for it; `None` where nobody does any more.
 pub(crate) fn drive<F: Future>(future: F) -> Option<F::Output> {
+    let _entered = RUNTIME.enter();
     let called = Arc::new(Called::default());
     let waker = Waker::from(called.clone());
     let (mut context, mut future) = (Context::from_waker(&waker), pin!(future));
@@ -268,6 +269,11 @@ pub(crate) fn drive<F: Future>(future: F) -> Option<F::Output> {
         }
     }
 }
+
+/// Timers are set in it, and never run out: nobody runs it.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    Builder::new_current_thread().enable_time().build().expect("a runtime that does nothing")
+});
 
 #[derive(Default)]
 struct Called(AtomicBool);

@@ -48,5 +48,6 @@ pub mod seal;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod timer;
 pub mod tls;
 pub mod upstream;

@@ -3,18 +3,25 @@
 //!
 //! RFC 9110 §5.1, §5.2, §5.5; RFC 9112 §5.
 
+mod plain;
+
 use http::{HeaderMap, HeaderName, HeaderValue};
+pub use plain::text as text_length;
 
 /// Fields that were read. Names are in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
     bytes: Vec<u8>,
     places: Vec<Place>,
+    /// A bit for each tag: most names that are looked for are not there.
+    names: u64,
 }
 
 /// Where a field stands: the beginnings and ends of its name and its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Place {
+    /// Of its name.
+    tag: u32,
     name: (u32, u32),
     value: (u32, u32),
 }
@@ -25,19 +32,6 @@ pub struct Field<'a> {
     /// In lower case.
     pub name: &'a [u8],
     pub value: &'a [u8],
-    /// Both as they were read, if `: ` stood between them.
-    both: Option<&'a [u8]>,
-}
-
-impl Field<'_> {
-    /// As a line.
-    pub fn write(&self, out: &mut Vec<u8>) {
-        match self.both {
-            Some(both) => out.extend_from_slice(both),
-            None => return write_line(out, self.name, self.value),
-        }
-        out.extend_from_slice(b"\r\n");
-    }
 }
 
 /// There is more than one field of a name that must be single.
@@ -45,7 +39,7 @@ impl Field<'_> {
 pub struct Twice;
 
 impl Fields {
-    /// Those of a head, as httparse has read it.
+    /// Those of a head, as httparse has read it: any, where [`Fields::plain`] reads the ordinary.
     pub fn of(head: &[u8], read: &[httparse::Header<'_>]) -> Self {
         let start = head.as_ptr() as usize;
         // Then so is every place in it.
@@ -60,14 +54,18 @@ impl Fields {
         };
         let of = |field: &httparse::Header<'_>| {
             let name = within(field.name.as_bytes(), 0);
-            Place { name, value: within(field.value, name.1) }
+            Place { tag: 0, name, value: within(field.value, name.1) }
         };
-        let places: Vec<Place> = read.iter().map(of).collect();
+        let mut places: Vec<Place> = read.iter().map(of).collect();
         let mut bytes = head.to_vec();
-        for Place { name, .. } in &places {
-            bytes[range(*name)].make_ascii_lowercase();
+        let mut names = 0;
+        for place in &mut places {
+            let name = &mut bytes[range(place.name)];
+            name.make_ascii_lowercase();
+            place.tag = tag(name);
+            names |= bit(place.tag);
         }
-        Fields { bytes, places }
+        Fields { bytes, places, names }
     }
 
     /// How many there are.
@@ -82,22 +80,55 @@ impl Fields {
 
     /// In their order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Field<'_>> {
-        self.places.iter().map(|place| {
-            let both = &self.bytes[range((place.name.0, place.value.1))];
-            let (name, rest) = both.split_at((place.name.1 - place.name.0) as usize);
-            let (between, value) = rest.split_at((place.value.0 - place.name.1) as usize);
-            Field { name, value, both: (between == b": ").then_some(both) }
-        })
+        self.places.iter().map(|place| self.field(place))
+    }
+
+    fn field(&self, place: &Place) -> Field<'_> {
+        Field { name: &self.bytes[range(place.name)], value: &self.bytes[range(place.value)] }
+    }
+
+    /// Writes those for which `passes` is true as lines. What stands together as it is to be written is copied together.
+    pub fn write(&self, out: &mut Vec<u8>, mut passes: impl FnMut(&Field<'_>) -> bool) {
+        let mut run = None;
+        for place in &self.places {
+            let field = self.field(place);
+            if !passes(&field) {
+                continue;
+            }
+            let Place { name: (from, name_ends), value: (value, to), .. } = *place;
+            let is_line = self.bytes[range((name_ends, value))] == *b": ";
+            match &mut run {
+                Some((_, ends)) if is_line && self.bytes[range((*ends, from))] == *b"\r\n" => *ends = to,
+                _ => {
+                    self.write_run(out, run.take());
+                    match is_line {
+                        true => run = Some((from, to)),
+                        false => write_line(out, field.name, field.value),
+                    }
+                }
+            }
+        }
+        self.write_run(out, run);
+    }
+
+    fn write_run(&self, out: &mut Vec<u8>, run: Option<(u32, u32)>) {
+        if let Some(run) = run {
+            out.extend_from_slice(&self.bytes[range(run)]);
+            out.extend_from_slice(b"\r\n");
+        }
     }
 
     /// The values of a name, which is in lower case.
     pub fn all(&self, name: &'static str) -> impl DoubleEndedIterator<Item = &[u8]> {
-        let is_it = move |place: &&Place| {
-            // Nearly all are of another length.
-            place.name.1 - place.name.0 == name.len() as u32
-                && self.bytes[range(place.name)] == *name.as_bytes()
-        };
-        self.places.iter().filter(is_it).map(|place| &self.bytes[range(place.value)])
+        let tag = tag(name.as_bytes());
+        let places = if self.may_have(tag) { &self.places[..] } else { &[] };
+        let is_it =
+            move |place: &&Place| place.tag == tag && self.bytes[range(place.name)] == *name.as_bytes();
+        places.iter().filter(is_it).map(|place| &self.bytes[range(place.value)])
+    }
+
+    fn may_have(&self, tag: u32) -> bool {
+        self.names & bit(tag) != 0
     }
 
     /// The first value of a name.
@@ -107,6 +138,9 @@ impl Fields {
 
     /// The value of a name, if there are not several.
     pub fn single(&self, name: &'static str) -> Result<Option<&[u8]>, Twice> {
+        if !self.may_have(tag(name.as_bytes())) {
+            return Ok(None);
+        }
         let mut values = self.all(name);
         let first = values.next();
         if values.next().is_some() { Err(Twice) } else { Ok(first) }
@@ -123,7 +157,9 @@ impl Fields {
         [name.as_bytes(), b": ", value].iter().for_each(|part| self.bytes.extend_from_slice(part));
         let (name_ends, ends) = (at + name.len(), self.bytes.len());
         let value = (place(ends - value.len()), place(ends));
-        self.places.push(Place { name: (place(at), place(name_ends)), value });
+        let tag = tag(name.as_bytes());
+        self.names |= bit(tag);
+        self.places.push(Place { tag, name: (place(at), place(name_ends)), value });
     }
 
     /// Takes out all fields of a name.
@@ -196,6 +232,21 @@ pub fn decimal(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
+/// What tells a name from nearly every other at one look: how long it is, and three of its letters.
+fn tag(name: &[u8]) -> u32 {
+    match name {
+        [] => 0,
+        [first, ..] => {
+            u32::from_le_bytes([name.len() as u8, *first, name[name.len() / 2], name[name.len() - 1]])
+        }
+    }
+}
+
+/// One of 64, by a multiplication that spreads what differs (Knuth).
+fn bit(tag: u32) -> u64 {
+    1 << (tag.wrapping_mul(0x9e37_79b1) >> 26)
+}
+
 fn place(at: usize) -> u32 {
     u32::try_from(at).expect("no head is four GiB long")
 }
@@ -223,10 +274,14 @@ impl Lines {
         write_line(&mut self.bytes, name, value);
     }
 
-    /// Adds a field that was read.
-    pub fn add_field(&mut self, field: &Field<'_>) {
-        self.has_date |= field.name == b"date";
-        field.write(&mut self.bytes);
+    /// Adds those fields for which `passes` is true.
+    pub fn add_those(&mut self, fields: &Fields, passes: impl Fn(&Field<'_>) -> bool) {
+        let Lines { bytes, has_date } = self;
+        fields.write(bytes, |field| {
+            let passes = passes(field);
+            *has_date |= passes && field.name == b"date";
+            passes
+        });
     }
 
     /// As they are written.
@@ -277,12 +332,29 @@ mod tests {
         );
         assert_eq!((fields.single("host"), fields.single("x-a")), (Ok(Some(&b"P.test"[..])), Err(Twice)));
         assert!(fields.has("x-b") && !fields.has("x-c"));
-        let written = |fields: &Fields| {
-            let mut lines = Vec::new();
-            fields.iter().for_each(|field| field.write(&mut lines));
-            String::from_utf8(lines).expect("text")
-        };
-        assert_eq!(written(&fields), "host: P.test\r\nx-a: one\r\nx-b: \r\nx-a: Two\r\n");
+    }
+
+    #[test]
+    fn those_that_pass_are_written_as_lines_wherever_they_stand() {
+        let head = "GET / HTTP/1.1\r\nA: 1\r\nB:  2\r\nC: 3\r\nD:4\r\nE:\r\nF: 6\r\nG: 7\r\nH: 8 \r\nI: 9\nJ: 0\r\n\r\n";
+        let mut fields = read(head);
+        fields.add("k", b"10");
+        fields.add("l", b"");
+        fields.remove("c");
+        let names: Vec<u8> = fields.iter().map(|field| field.name[0]).collect();
+        assert_eq!(names, b"abdefghijkl");
+        for passing in 0..1_u32 << names.len() {
+            let passes = |name: u8| {
+                names.iter().position(|known| *known == name).is_some_and(|at| passing >> at & 1 == 1)
+            };
+            let mut written = Vec::new();
+            fields.write(&mut written, |field| passes(field.name[0]));
+            let mut expected = Vec::new();
+            for field in fields.iter().filter(|field| passes(field.name[0])) {
+                write_line(&mut expected, field.name, field.value);
+            }
+            assert_eq!(String::from_utf8(written), String::from_utf8(expected), "{passing:b}");
+        }
     }
 
     #[test]

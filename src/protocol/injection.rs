@@ -118,6 +118,14 @@ impl Part {
 
 /// Whether an upstream could read `name` as `injected`: same letters, whatever the case and the separators.
 pub fn poses_as(name: impl AsRef<[u8]>, injected: impl AsRef<[u8]>) -> bool {
+    // Most names tell by their first letter that they do not.
+    if let ([first, ..], [expected, ..]) = (name.as_ref(), injected.as_ref())
+        && first.is_ascii_alphanumeric()
+        && expected.is_ascii_alphanumeric()
+        && !first.eq_ignore_ascii_case(expected)
+    {
+        return false;
+    }
     fn letters(name: &[u8]) -> impl Iterator<Item = u8> + '_ {
         name.iter().filter(|byte| !b"-_.".contains(byte)).map(u8::to_ascii_lowercase)
     }

@@ -2,18 +2,17 @@
 
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::CONNECTION;
 use http::{HeaderValue, Response};
 use hyper::body::{Frame, SizeHint};
-use tokio::sync::watch;
 
 use super::Server;
 use super::body::Body;
 use super::drain::Drain;
+use super::latest::Latest;
 use super::seats::Request as OpenRequest;
 use crate::protocol::fields::Lines;
 use crate::protocol::request::Request;
@@ -22,24 +21,24 @@ use crate::upstream::{self, Payload};
 
 /// The answer to one request; it is open until its body is through.
 pub async fn answered(
-    server: Arc<Server>,
+    server: &Server,
     peer: SocketAddr,
     request: Box<Request<Payload>>,
     open: OpenRequest,
-    mut drain: watch::Receiver<Drain>,
+    drain: &mut Latest<Drain>,
 ) -> Response<Answering> {
-    let counted = server.telemetry.metrics.clone();
     let is_http1 = !request.is_http2;
     let mut response = server.answer(peer, request, &open).await;
     open.given();
-    if is_http1 && *drain.borrow() >= Drain::Leaving {
+    if is_http1 && *drain.now() >= Drain::Leaving {
         // A connection is let go with an answer. One that is idle may have a request on its way, so it is not closed
         // before the end begins.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(|body| {
-        let stream = body.is_events().then(|| counted.stream());
+        let stream = body.is_events().then(|| server.telemetry.metrics.clone().stream());
         let farewell = body.is_events().then(|| -> Farewell {
+            let mut drain = drain.receiver();
             Box::pin(async move {
                 // Without a sender everything is over anyway.
                 let _ = drain.wait_for(|drain| *drain >= Drain::Streams).await;

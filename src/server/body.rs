@@ -8,7 +8,7 @@ use hyper::body::{Frame, SizeHint};
 
 use super::bounds::Held;
 use crate::protocol::fields::Lines;
-use crate::upstream;
+use crate::upstream::{self, Passing};
 
 /// The body of a response.
 pub enum Body {
@@ -29,11 +29,11 @@ pub struct OfUpstream {
 
 impl Body {
     /// An upstream's answer.
-    pub fn passed(mut answer: upstream::Answer, lines: Lines, held: Held<u64>) -> Self {
+    pub fn passed(answer: Passing, lines: Lines, held: Held<u64>) -> Self {
         let of_upstream = OfUpstream { lines, _held: held };
-        match answer.whole() {
-            Some(bytes) => Body::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()), of_upstream),
-            None => Body::Stream(Box::new(answer), of_upstream),
+        match answer {
+            Passing::Whole(bytes) => Body::Whole(Some(bytes).filter(|bytes| !bytes.is_empty()), of_upstream),
+            Passing::Streaming(answer) => Body::Stream(answer, of_upstream),
         }
     }
 

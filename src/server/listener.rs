@@ -23,6 +23,7 @@ use super::Current;
 use super::answering::{answered, for_hyper};
 use super::drain::Drain;
 use super::http1::{self, Ended};
+use super::latest::Latest;
 use super::seats::{Seated, Seats, TICK};
 use super::secure::{self, Secure};
 use super::sniff::{Opened, Sniffed, sniff};
@@ -249,7 +250,8 @@ where
         asked.notify_one();
         // Boxed here too: a stream whose answer is on its way, or waits for its client, is no larger than that.
         Box::pin(async move {
-            Ok::<_, Infallible>(for_hyper(answered(server, peer, request, open, draining).await))
+            let mut draining = Latest::new(draining);
+            Ok::<_, Infallible>(for_hyper(answered(&server, peer, request, open, &mut draining).await))
         })
     });
     let mut builder = http2::Builder::new(TokioExecutor::new());

@@ -11,6 +11,7 @@ mod drain;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod http1;
+mod latest;
 mod listener;
 pub mod reply;
 mod resource;
@@ -54,6 +55,7 @@ pub use bounds::{Bounds, Tallies, Tally};
 use bounds::{Held, holder};
 use discard::{let_it_arrive, linger, whole};
 pub use drain::Drain;
+use latest::Latest;
 pub use listener::{bind, work};
 use reply::{Outcome, Problem};
 use router::{Endpoint, Route};
@@ -120,6 +122,11 @@ impl Current {
     pub fn now(&self) -> Arc<Server> {
         self.0.borrow().clone()
     }
+
+    /// For one request after another of a connection.
+    fn followed(&self) -> Latest<Arc<Server>> {
+        Latest::new(self.0.clone())
+    }
 }
 
 /// A resource at the rim.
@@ -147,7 +154,7 @@ enum Counted<'a> {
 impl Server {
     /// Answers one request; never fails, because errors are answers.
     pub async fn answer(
-        self: Arc<Self>,
+        &self,
         peer: SocketAddr,
         request: Box<Request<Payload>>,
         open: &seats::Request,
@@ -155,7 +162,7 @@ impl Server {
         let began = clock::moment();
         let method = request.method.clone();
         let client = self.proxies.client(peer, &request.fields);
-        let route = router::route(self.as_ref(), request.target.path());
+        let route = router::route(self, request.target.path());
         let path = match route {
             Route::Resource(number) if *self.upstreams[number].path == *request.target.path() => {
                 Cow::Borrowed(&*self.upstreams[number].path)
@@ -173,7 +180,7 @@ impl Server {
         if self.strict_transport {
             reply::strict_transport(&mut response);
         }
-        let took = began.elapsed();
+        let took = clock::moment() - began;
         answered(&method, &path, client.address, &response, noted.holder.as_ref(), took).tell();
         let (status, outcome) = (response.status().as_u16(), response.extensions().get::<Outcome>());
         let outcome = outcome.map(|outcome| outcome.word);

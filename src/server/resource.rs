@@ -88,13 +88,14 @@ impl Server {
         held: Held<u64>,
         noted: &mut Noted,
     ) -> Response<Body> {
-        let (began, holder) = (clock::moment(), permit.holder());
+        let began = clock::moment();
         let way = noted.span.as_ref().map(|span| span.towards("upstream"));
         if let Some(way) = &way {
             way.hand_on(&mut request.fields);
         }
-        let mut told = Told { telemetry: &self.telemetry, holder, began, calls: Vec::new() };
-        let calls = self.telemetry.reads_calls().then_some(&mut told.calls);
+        let told = || Told { telemetry: &self.telemetry, holder: permit.holder(), began, calls: Vec::new() };
+        let mut told = self.telemetry.reads_calls().then(told);
+        let calls = told.as_mut().map(|told| &mut told.calls);
         let outcome = published.upstream.forward(permit, request, calls).await;
         let (took, failure) = (clock::moment() - began, outcome.as_ref().err().map(upstream::Failure::word));
         published.numbers.upstream(took, failure);
@@ -106,14 +107,15 @@ impl Server {
         if let Some(mut way) = way {
             way.answered(status, failure);
         }
-        if let (Some(span), Some(Call { method, tool, .. })) = (noted.span.as_mut(), told.calls.first()) {
+        let called = told.as_ref().and_then(|told| told.calls.first());
+        if let (Some(span), Some(Call { method, tool, .. })) = (noted.span.as_mut(), called) {
             let named = [("mcp.method.name", method), ("gen_ai.tool.name", tool)];
             for (name, value) in named.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)))
             {
                 span.say(name, value);
             }
         }
-        told.answered(status);
+        told.into_iter().for_each(|told| told.answered(status));
         response
     }
 

@@ -17,19 +17,25 @@ use tracing::warn;
 pub struct Seats {
     most: usize,
     next: AtomicU64,
+    room: Arc<Room>,
+    open: Mutex<HashMap<u64, Arc<Seat>>>,
+    turned_away: AtomicUsize,
+    closed: AtomicUsize,
+}
+
+/// What each seat needs to know of all.
+struct Room {
     /// Time, as far as it matters here: counted by the core's own loop.
     ticks: AtomicU64,
-    open: Mutex<HashMap<u64, Arc<Seat>>>,
     /// Somebody waits for a seat.
     wanted: AtomicBool,
     changed: Notify,
-    turned_away: AtomicUsize,
-    closed: AtomicUsize,
 }
 
 /// One connection.
 pub struct Seat {
     seats: Weak<Seats>,
+    room: Arc<Room>,
     number: u64,
     /// Open requests.
     requests: AtomicUsize,
@@ -63,10 +69,12 @@ impl Seats {
         Arc::new(Seats {
             most,
             next: AtomicU64::new(0),
-            ticks: AtomicU64::new(1),
+            room: Arc::new(Room {
+                ticks: AtomicU64::new(1),
+                wanted: AtomicBool::new(false),
+                changed: Notify::new(),
+            }),
             open: Mutex::default(),
-            wanted: AtomicBool::new(false),
-            changed: Notify::new(),
             turned_away: AtomicUsize::new(0),
             closed: AtomicUsize::new(0),
         })
@@ -76,12 +84,12 @@ impl Seats {
     pub async fn take(self: &Arc<Self>) -> Seated {
         loop {
             if let Some(seated) = self.free() {
-                self.wanted.store(false, Ordering::Relaxed);
+                self.room.wanted.store(false, Ordering::Relaxed);
                 return seated;
             }
-            self.wanted.store(true, Ordering::Relaxed);
+            self.room.wanted.store(true, Ordering::Relaxed);
             self.make_room();
-            self.changed.notified().await;
+            self.room.changed.notified().await;
         }
     }
 
@@ -93,10 +101,11 @@ impl Seats {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let seat = Arc::new(Seat {
             seats: Arc::downgrade(self),
+            room: self.room.clone(),
             number,
             requests: AtomicUsize::new(0),
             of_people: AtomicUsize::new(0),
-            since: AtomicU64::new(self.now()),
+            since: AtomicU64::new(self.room.now()),
             told: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             leave: Notify::new(),
@@ -128,7 +137,7 @@ impl Seats {
 
     /// Time passes: those who keep us waiting for too long go. Called every [`TICK`].
     pub fn tick(&self, patience: Patience) {
-        let now = self.ticks.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = self.room.ticks.fetch_add(1, Ordering::Relaxed) + 1;
         if now.is_multiple_of(TICKS_BETWEEN_LOOKS) {
             let open = self.lock();
             open.values().filter(|seat| seat.has_to_leave(now, patience)).for_each(|seat| seat.cut());
@@ -142,12 +151,14 @@ impl Seats {
         }
     }
 
-    fn now(&self) -> u64 {
-        self.ticks.load(Ordering::Relaxed)
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Seat>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Room {
+    fn now(&self) -> u64 {
+        self.ticks.load(Ordering::Relaxed)
     }
 }
 
@@ -203,10 +214,8 @@ impl Seated {
 
     /// A request begins; it is over when what this returns is dropped.
     pub fn request(&self) -> Request {
-        if self.0.requests.fetch_add(1, Ordering::Relaxed) == 0
-            && let Some(seats) = self.0.seats.upgrade()
-        {
-            self.0.since.store(seats.now(), Ordering::Relaxed);
+        if self.0.requests.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.0.since.store(self.0.room.now(), Ordering::Relaxed);
         }
         Request { seat: self.0.clone(), of_a_person: AtomicBool::new(false), given: None }
     }
@@ -225,7 +234,7 @@ impl Drop for Seated {
     fn drop(&mut self) {
         let Some(seats) = self.0.seats.upgrade() else { return };
         seats.lock().remove(&self.0.number);
-        seats.changed.notify_one();
+        self.0.room.changed.notify_one();
     }
 }
 
@@ -240,7 +249,9 @@ pub struct Request {
 impl Request {
     /// It showed a token of ours: from now on it keeps its connection, however many others come.
     pub fn is_of_a_person(&self) {
-        if !self.of_a_person.swap(true, Ordering::Relaxed) {
+        // There is nobody else who could say so at the same time.
+        if !self.of_a_person.load(Ordering::Relaxed) {
+            self.of_a_person.store(true, Ordering::Relaxed);
             self.seat.of_people.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -252,24 +263,23 @@ impl Request {
 
     /// The client was given a piece, or asked on.
     pub fn note(&self, is_given: bool) {
-        if let (Some(given), Some(seats)) = (&self.given, self.seat.seats.upgrade()) {
-            given.store(if is_given { seats.now() } else { 0 }, Ordering::Relaxed);
+        if let Some(given) = &self.given {
+            given.store(if is_given { self.seat.room.now() } else { 0 }, Ordering::Relaxed);
         }
     }
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
-        let seat = &self.seat;
-        let Some(seats) = seat.seats.upgrade() else { return };
+        let (seat, room) = (&self.seat, &self.seat.room);
         let is_idle = seat.requests.fetch_sub(1, Ordering::Relaxed) == 1;
         if is_idle {
-            seat.since.store(seats.now(), Ordering::Relaxed);
+            seat.since.store(room.now(), Ordering::Relaxed);
         }
         let of_a_person = *self.of_a_person.get_mut();
         let is_strangers = of_a_person && seat.of_people.fetch_sub(1, Ordering::Relaxed) == 1;
-        if (is_idle || is_strangers) && seats.wanted.load(Ordering::Relaxed) {
-            seats.changed.notify_one();
+        if (is_idle || is_strangers) && room.wanted.load(Ordering::Relaxed) {
+            room.changed.notify_one();
         }
     }
 }

@@ -220,7 +220,7 @@ enum State {
 
 /// Who looks at the permit while an answer streams.
 enum Watch {
-    /// Nobody yet: most answers are all there before anybody could.
+    /// Nobody yet: most answers are through before anybody could.
     Asleep(PermitWatch, Duration),
     /// An answer that takes its time.
     Bytes(Box<sse::Stream>),
@@ -246,11 +246,6 @@ impl Answer {
         let mut answer = Answer { arrival, home, watch, state: State::Streaming };
         answer.free();
         answer
-    }
-
-    /// All of it, where it is all there and nothing is left to be watched.
-    pub fn whole(&mut self) -> Option<Bytes> {
-        (matches!(self.watch, Watch::Asleep(..)) && self.arrival.is_whole()).then(|| self.arrival.take_data())
     }
 
     /// Others may have the connection as soon as nothing more comes by it.

@@ -1,20 +1,15 @@
 //! A request on its way, until the head of its answer is there: from replica to replica as long as it never left,
 //! and after a redirect within the upstream's own origin (Starlette's `/mcp` → `/mcp/`).
 
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::borrow::Cow;
 
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
-use tokio::time::error::Elapsed;
-use tokio::time::timeout;
 
 use super::asked::Asked;
 use super::body::RequestBody;
 use super::http1::{Answered, Head, Message, Outgoing, Trouble};
-use super::pool::SendError;
+use super::pool::{Limits, SendError};
 use super::replicas::Way;
 use super::{Failure, Settings, Upstream};
 use crate::protocol::fields::text;
@@ -25,7 +20,7 @@ pub struct Delivery<'a> {
     asked: &'a Asked,
     method: Method,
     way: Way<'a>,
-    path: PathAndQuery,
+    path: Cow<'a, PathAndQuery>,
     /// What is to be sent. It stays here until it is: handed from one to the next it would be held by each.
     outgoing: Outgoing,
 }
@@ -68,9 +63,10 @@ impl<'a> Delivery<'a> {
                 return Ok(answered);
             }
             let Answered { head, mut arrival, message } = *answered;
-            self.path = self.redirected(&head).ok_or(Failure::Redirect(head.status.as_u16()))?;
+            let path = self.redirected(&head).ok_or(Failure::Redirect(head.status.as_u16()))?;
+            self.path = Cow::Owned(path);
             // The same connection leads there, if nothing more comes by it.
-            arrival.free().into_iter().for_each(|io| self.way.replica().pool.home().take_back(io));
+            arrival.free().into_iter().for_each(|connection| self.way.replica().pool.take_back(connection));
             let message = message.filter(|_| may_follow && redirects.next().is_some());
             let message = message.ok_or(Failure::Redirect(307))?.redirected(&self.method, &self.path);
             self.outgoing = Outgoing { message, body: RequestBody::default() };
@@ -82,41 +78,38 @@ impl<'a> Delivery<'a> {
         loop {
             let (is_whole, answers) = (self.outgoing.body.is_whole(), self.way.answers());
             match self.sent().await {
-                Ok(Ok(answer)) => {
+                Ok(answer) => {
                     self.way.answered();
                     return Ok(answer);
                 }
-                Ok(Err(SendError::Connect(cause))) => {
+                Err(SendError::Connect(cause)) => {
                     if !self.way.moves_on(&cause) {
                         return Err(Failure::Unreachable(cause));
                     }
                     self.move_on()?;
                 }
-                Ok(Err(SendError::Exchange(trouble))) => {
-                    if !matches!(trouble, Trouble::Body(_)) {
+                Err(SendError::Exchange(trouble)) => {
+                    let is_its_fault = match &trouble {
+                        Trouble::Body(_) => false,
+                        // Of a body that streams nobody knows who kept whom waiting; and if others were answered
+                        // meanwhile, it is the call that takes so long and not the replica.
+                        Trouble::Late(_) => is_whole && self.way.answers() == answers,
+                        _ => true,
+                    };
+                    if is_its_fault {
                         self.way.broke();
                     }
                     return Err(self.upstream.failure(trouble));
-                }
-                Err(_) => {
-                    // Of a body that streams nobody knows who kept whom waiting; and if others were answered meanwhile,
-                    // it is the call that takes so long and not the replica.
-                    if is_whole && self.way.answers() == answers {
-                        self.way.broke();
-                    }
-                    return Err(Failure::TooSlow(self.upstream.settings.response_timeout));
                 }
             }
         }
     }
 
     /// Sends it to the replica that it is at.
-    async fn sent(&mut self) -> Result<Result<Box<Answered>, SendError>, Elapsed> {
+    async fn sent(&mut self) -> Result<Box<Answered>, SendError> {
         let Settings { connect_timeout, response_timeout, .. } = self.upstream.settings;
-        let (replica, progress) = (self.way.replica(), self.outgoing.body.progress());
-        let sent =
-            pin!(replica.pool.send(&replica.target, connect_timeout, &self.method, &mut self.outgoing));
-        in_time(response_timeout, progress, sent).await
+        let (replica, limits) = (self.way.replica(), Limits { connect_timeout, response_timeout });
+        replica.pool.send(&replica.target, limits, &self.method, &mut self.outgoing).await
     }
 
     /// The same to the replica that it is at now.
@@ -135,23 +128,6 @@ impl<'a> Delivery<'a> {
         let there = here.join(location).ok()?;
         let path = &there[url::Position::BeforePath..url::Position::AfterQuery];
         (there.origin() == here.origin()).then(|| PathAndQuery::try_from(path).ok()).flatten()
-    }
-}
-
-/// Waits for the head of an answer. While the body of the request is on its way, none can be expected.
-async fn in_time<F: Future>(
-    limit: Duration,
-    progress: Option<Arc<AtomicU64>>,
-    mut answer: Pin<&mut F>,
-) -> Result<F::Output, Elapsed> {
-    let mut seen = 0;
-    loop {
-        let outcome = timeout(limit, answer.as_mut()).await;
-        let now = progress.as_ref().map_or(0, |progress| progress.load(Ordering::Relaxed));
-        if outcome.is_ok() || now == seen {
-            return outcome;
-        }
-        seen = now;
     }
 }
 

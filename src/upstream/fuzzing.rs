@@ -13,7 +13,7 @@ use super::asked::Asked;
 use super::body::RequestBody;
 use super::http1::Message;
 use super::replicas::Mark;
-use super::session::{self, Binding, Opened};
+use super::session::{self, Binding, Endpoint};
 use super::{Target, headers};
 use crate::fuzzing::{change, world};
 use crate::gate::Permit;
@@ -178,8 +178,7 @@ fn session(id: &[u8], mark: Option<Mark>, changes: &[u8]) {
     assert_eq!(sealed.is_some(), visible);
     let Some(sealed) = sealed else { return };
     let text = str::from_utf8(&sealed).expect("visible");
-    let value = id.into();
-    assert_eq!(opened(&ours, text.as_bytes()), Some(Opened { value, mark }));
+    assert_eq!(opened(&ours, text.as_bytes()), Some((id.into(), mark)));
     assert_eq!(opened(&theirs, text.as_bytes()), None);
     let changed = change(text, changes);
     assert_eq!(opened(&ours, changed.as_bytes()).is_some(), changed == text, "{changed}");
@@ -199,8 +198,8 @@ fn endpoint(uri: &[u8], mark: Option<Mark>, changes: &[u8]) {
     let sealed = ours_now.strip_prefix("/mcp?endpoint=").expect("our path");
     let there = Url::parse("http://127.0.0.1:9000/sse").and_then(|base| base.join(text)).expect("it was");
     let expected = &there[url::Position::BeforePath..url::Position::AfterQuery];
-    let value = PathAndQuery::try_from(expected).expect("a path");
-    assert_eq!(ours.open_endpoint(sealed), Some(Opened { value, mark }));
+    let path = PathAndQuery::try_from(expected).expect("a path");
+    assert_eq!(ours.open_endpoint(sealed), Some(Endpoint { path, mark }));
     assert_eq!(theirs.open_endpoint(sealed), None);
     let changed = change(sealed, changes);
     assert_eq!(ours.open_endpoint(&changed).is_some(), changed == sealed, "{changed}");
@@ -219,10 +218,12 @@ fn remarked(sealed: &str, mark: Option<Mark>, behind: usize) -> Vec<String> {
     bare.into_iter().chain([URL_SAFE_NO_PAD.encode([seal, &other[..], behind].concat())]).collect()
 }
 
-fn opened(binding: &Binding<'_>, sealed: &[u8]) -> Option<Opened<Box<[u8]>>> {
+fn opened(binding: &Binding<'_>, sealed: &[u8]) -> Option<(Box<[u8]>, Option<Mark>)> {
     let mut fields = Fields::default();
     fields.add(session::HEADER, sealed);
-    binding.open_session(&fields).ok().flatten()
+    let session = binding.open_session(&fields).ok().flatten()?;
+    assert_eq!(session.sealed, sealed);
+    Some((session.id.into(), session.mark))
 }
 
 /// Whatever the allow-list says: these never.

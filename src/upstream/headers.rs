@@ -21,13 +21,11 @@ pub fn request(
     method: &Method,
 ) {
     let belongs_to_connection = connection::names_fields(incoming);
-    for field in incoming.iter() {
+    out.fields(incoming, |field| {
         let named = || belongs_to_connection && connection::lists(incoming, field.name);
         let poses = || permit.injected_names().any(|injected| poses_as(field.name, injected));
-        if is_forwarded(field.name, method) && !named() && !poses() {
-            out.field(&field);
-        }
-    }
+        is_forwarded(field.name, method) && !named() && !poses()
+    });
     if let Some(session) = session {
         out.header(session::HEADER.as_bytes(), session);
     }
@@ -51,9 +49,7 @@ pub fn response(fields: &Fields, permit: &Permit, is_sse: bool) -> Lines {
     let is_shareable = !passes(CACHE_CONTROL) || is_shareable(fields);
     let is_ours = |name: &[u8]| (is_shareable && name == CACHE_CONTROL) || (is_sse && name == BUFFERING);
     let mut out = Lines::with_capacity(fields.size() + OURS);
-    for field in fields.iter().filter(|field| passes(field.name) && !is_ours(field.name)) {
-        out.add_field(&field);
-    }
+    out.add_those(fields, |field| passes(field.name) && !is_ours(field.name));
     // What somebody's upstream says must not be able to act on our origin, where people approve clients.
     out.add(b"x-content-type-options", b"nosniff");
     out.add(b"content-security-policy", b"sandbox; default-src 'none'");

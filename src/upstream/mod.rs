@@ -18,6 +18,7 @@ mod session;
 mod sse;
 mod target;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ use body::{BodyTrouble, Inbound, RequestBody};
 use delivery::Delivery;
 pub use http1::has_body;
 use http1::{Answered, Trouble};
-use pool::Home;
+use pool::Pool;
 pub use pool::tidy;
 use replicas::Replicas;
 use session::{Binding, Endpoints};
@@ -75,7 +76,14 @@ pub struct Passed {
     pub status: StatusCode,
     /// Its head, but for what the connection to the client asks for.
     pub lines: Lines,
-    pub body: Answer,
+    pub body: Passing,
+}
+
+/// The body of an answer.
+pub enum Passing {
+    /// All there.
+    Whole(Bytes),
+    Streaming(Box<Answer>),
 }
 
 /// Why there is no answer from the upstream. Rendered by `server/reply.rs`.
@@ -141,7 +149,7 @@ impl Upstream {
         let seal = |id: &[u8]| asked.sealed(&binding, id, way.mark());
         let endpoints = || binding.endpoints(&way.replica().target, way.mark(), permit.resource().path());
         let endpoints = is_get.then_some(endpoints);
-        self.answer(&permit, way.replica().pool.home(), *answered, seal, endpoints)
+        self.answer(&permit, &way.replica().pool, *answered, seal, endpoints)
     }
 
     /// Small bodies are taken whole: they leave in one piece and survive a redirect. `None` says that one is to stream.
@@ -173,6 +181,7 @@ impl Upstream {
             Trouble::Body(trouble) => self.body_failure(trouble),
             Trouble::Io(error) => Failure::Broken(error.to_string()),
             Trouble::Odd(odd) => Failure::Broken(odd.to_string()),
+            Trouble::Late(limit) => Failure::TooSlow(limit),
             Trouble::Unsent(..) | Trouble::Silent(..) => {
                 Failure::Broken("it closed the connection without an answer".to_owned())
             }
@@ -189,12 +198,12 @@ impl Upstream {
     }
 
     /// Makes the client's answer of the upstream's. `endpoints` only where the legacy endpoint may come.
-    fn answer(
+    fn answer<'a>(
         &self,
         permit: &Permit,
-        home: Home,
-        Answered { head, arrival, .. }: Answered,
-        seal: impl FnOnce(&[u8]) -> Option<Box<[u8]>>,
+        pool: &Pool,
+        Answered { head, mut arrival, .. }: Answered,
+        seal: impl FnOnce(&[u8]) -> Option<Cow<'a, [u8]>>,
         endpoints: Option<impl FnOnce() -> Endpoints>,
     ) -> Result<Passed, Failure> {
         match head.status.as_u16() {
@@ -217,9 +226,14 @@ impl Upstream {
         // Events that are all there, as most tools answer, are no stream. The legacy endpoint comes in answers to GET.
         let body = if is_sse && (endpoints.is_some() || !arrival.is_whole()) {
             let endpoints = endpoints.map(|endpoints| endpoints());
-            Answer::events(arrival, home, sse::Stream::new(endpoints, permit.watch(), keep_alive, recheck))
+            let stream = sse::Stream::new(endpoints, permit.watch(), keep_alive, recheck);
+            Passing::Streaming(Box::new(Answer::events(arrival, pool.home(), stream)))
+        } else if arrival.is_whole() {
+            // Others may have the connection.
+            arrival.free().into_iter().for_each(|connection| pool.take_back(connection));
+            Passing::Whole(arrival.take_data())
         } else {
-            Answer::plain(arrival, home, permit.watch(), recheck)
+            Passing::Streaming(Box::new(Answer::plain(arrival, pool.home(), permit.watch(), recheck)))
         };
         Ok(Passed { status: head.status, lines, body })
     }

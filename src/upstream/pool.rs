@@ -10,7 +10,7 @@ use http::Method;
 use tokio::time::timeout;
 
 use super::dial::Dialer;
-use super::http1::{Answered, Exchange, Io, Outgoing, Trouble};
+use super::http1::{Answered, Connection, Exchange, Io, Outgoing, Trouble};
 use super::target::Target;
 use crate::clock::{Clock, Time};
 
@@ -21,6 +21,15 @@ pub struct Pool {
     dialer: Dialer,
 }
 
+/// How long an upstream may take.
+#[derive(Clone, Copy)]
+pub struct Limits {
+    /// To connect.
+    pub connect_timeout: Duration,
+    /// For the head of an answer, once the request is sent.
+    pub response_timeout: Duration,
+}
+
 /// Why a request was not answered.
 pub enum SendError {
     /// There is no connection; the request never left, and lies where it was.
@@ -29,7 +38,7 @@ pub enum SendError {
 }
 
 struct Idle {
-    io: Io,
+    connection: Connection,
     since: Time,
 }
 
@@ -51,23 +60,26 @@ pub struct Home {
 
 impl Home {
     /// Puts the connection back: its answer was read to the end.
-    pub fn take_back(&self, io: Io) {
-        let idle = Idle { io, since: self.clock.now() };
-        IDLE.with_borrow_mut(|pools| {
-            if let Some(idles) = of(pools, self.pool) {
-                if idles.len() < MAX_IDLE {
-                    idles.push(idle);
-                }
-                return;
-            }
-            // There is a new one, most likely because of a new configuration: those of the one before can go.
-            let live = live();
-            pools.retain(|(id, _)| live.contains(id));
-            if live.contains(&self.pool) {
-                pools.push((self.pool, vec![idle]));
-            }
-        });
+    pub fn take_back(&self, connection: Connection) {
+        put_back(self.pool, Idle { connection, since: self.clock.now() });
     }
+}
+
+fn put_back(pool: usize, idle: Idle) {
+    IDLE.with_borrow_mut(|pools| {
+        if let Some(idles) = of(pools, pool) {
+            if idles.len() < MAX_IDLE {
+                idles.push(idle);
+            }
+            return;
+        }
+        // There is a new one, most likely because of a new configuration: those of the one before can go.
+        let live = live();
+        pools.retain(|(id, _)| live.contains(id));
+        if live.contains(&pool) {
+            pools.push((pool, vec![idle]));
+        }
+    });
 }
 
 impl Pool {
@@ -84,12 +96,12 @@ impl Pool {
     pub async fn send(
         &self,
         target: &Target,
-        connect_timeout: Duration,
+        Limits { connect_timeout, response_timeout }: Limits,
         method: &Method,
         outgoing: &mut Outgoing,
     ) -> Result<Box<Answered>, SendError> {
-        while let Some(io) = self.idle() {
-            match exchange(io, outgoing).answered().await {
+        while let Some(connection) = self.idle() {
+            match exchange(connection, outgoing, response_timeout).answered().await {
                 Err(Trouble::Unsent(message, body)) => *outgoing = Outgoing { message, body },
                 Err(Trouble::Silent(message, body)) if *method == Method::GET => {
                     *outgoing = Outgoing { message, body };
@@ -103,20 +115,20 @@ impl Pool {
             Ok(connected) => connected,
             Err(_) => Err(format!("no connection within {connect_timeout:?}")),
         };
-        let io = connected.map_err(SendError::Connect)?;
-        exchange(io, outgoing).answered().await.map_err(SendError::Exchange)
+        let connection = Connection::new(connected.map_err(SendError::Connect)?);
+        exchange(connection, outgoing, response_timeout).answered().await.map_err(SendError::Exchange)
     }
 
     /// The connection used last, unless the upstream closed it, or likely has by now.
-    fn idle(&self) -> Option<Io> {
+    fn idle(&self) -> Option<Connection> {
         let now = self.clock.now();
         IDLE.with_borrow_mut(|pools| {
             let idles = of(pools, self.id)?;
             while let Some(mut idle) = idles.pop() {
                 if now.since(idle.since) > MAX_IDLE_TIME {
                     idles.clear();
-                } else if idle.io.is_quiet() {
-                    return Some(idle.io);
+                } else if idle.connection.io.is_quiet() {
+                    return Some(idle.connection);
                 }
             }
             None
@@ -136,7 +148,12 @@ impl Pool {
         }
     }
 
-    /// Where connections to it belong.
+    /// Puts a connection back: its answer was read to the end.
+    pub fn take_back(&self, connection: Connection) {
+        put_back(self.id, Idle { connection, since: self.clock.now() });
+    }
+
+    /// Where connections to it belong, for whoever has one for longer.
     pub fn home(&self) -> Home {
         Home { pool: self.id, clock: self.clock.clone() }
     }
@@ -153,14 +170,14 @@ impl Drop for Pool {
 pub fn tidy(now: Time) {
     IDLE.with_borrow_mut(|pools| {
         for (_, idles) in pools {
-            idles.retain_mut(|idle| now.since(idle.since) <= MAX_IDLE_TIME && idle.io.is_quiet());
+            idles.retain_mut(|idle| now.since(idle.since) <= MAX_IDLE_TIME && idle.connection.io.is_quiet());
         }
     });
 }
 
-fn exchange(io: Io, outgoing: &mut Outgoing) -> Exchange {
+fn exchange(connection: Connection, outgoing: &mut Outgoing, limit: Duration) -> Exchange {
     let Outgoing { message, body } = std::mem::take(outgoing);
-    Exchange::new(io, message, body)
+    Exchange::new(connection, message, body, limit)
 }
 
 fn of(pools: &mut Pools, pool: usize) -> Option<&mut Vec<Idle>> {

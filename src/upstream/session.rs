@@ -37,10 +37,21 @@ pub struct Endpoints {
     mark: Option<Mark>,
 }
 
-/// What a client may use, and the replica that it is from, if that was said.
+/// Where messages go, in the transport of 2024-11-05.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Opened<T> {
-    pub value: T,
+pub struct Endpoint {
+    pub path: PathAndQuery,
+    pub mark: Option<Mark>,
+}
+
+/// The session that a client named.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Session<'a> {
+    /// As it was sent.
+    pub sealed: &'a [u8],
+    /// The upstream's own id, with which that begins.
+    pub id: &'a [u8],
+    /// Of the replica that it is from, if that was said.
     pub mark: Option<Mark>,
 }
 
@@ -53,8 +64,8 @@ impl<'a> Binding<'a> {
         Binding { keys, resource, person }
     }
 
-    /// The upstream's own id behind the one the client sent, if it sent one.
-    pub fn open_session(&self, fields: &Fields) -> Result<Option<Opened<Box<[u8]>>>, Foreign> {
+    /// The session that the client named, if it named one.
+    pub fn open_session<'f>(&self, fields: &'f Fields) -> Result<Option<Session<'f>>, Foreign> {
         let Some(value) = fields.single(HEADER).map_err(|Twice| Foreign)? else { return Ok(None) };
         let dot = value.iter().rposition(|byte| *byte == b'.').filter(|_| is_text(value)).ok_or(Foreign)?;
         let (id, seal) = (&value[..dot], &value[dot + 1..]);
@@ -65,23 +76,23 @@ impl<'a> Binding<'a> {
         if !self.holds(SESSION, id, mark, seal) {
             return Err(Foreign);
         }
-        Ok(Some(Opened { value: id.into(), mark }))
+        Ok(Some(Session { sealed: value, id, mark }))
     }
 
     /// The id for the client; `None` when the upstream's is not visible ASCII (MCP transports).
-    pub fn seal_session(&self, id: &[u8], mark: Option<Mark>) -> Option<Box<[u8]>> {
+    pub fn seal_session(&self, id: &[u8], mark: Option<Mark>) -> Option<Vec<u8>> {
         let is_visible = !id.is_empty() && id.iter().all(u8::is_ascii_graphic);
         let sealed = || URL_SAFE_NO_PAD.encode(self.seal(SESSION, id, mark));
-        is_visible.then(|| [id, b".", sealed().as_bytes()].concat().into())
+        is_visible.then(|| [id, b".", sealed().as_bytes()].concat())
     }
 
     /// The upstream path behind a sealed endpoint.
-    pub fn open_endpoint(&self, sealed: &str) -> Option<Opened<PathAndQuery>> {
+    pub fn open_endpoint(&self, sealed: &str) -> Option<Endpoint> {
         let bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let (seal, rest) = bytes.split_at_checked(SEAL_BYTES)?;
         let open = |mark, path| {
             let is_ours = self.holds(ENDPOINT, path, mark, seal);
-            is_ours.then(|| PathAndQuery::try_from(path).ok()).flatten().map(|value| Opened { value, mark })
+            is_ours.then(|| PathAndQuery::try_from(path).ok()).flatten().map(|path| Endpoint { path, mark })
         };
         let marked = || {
             let (mark, path) = rest.split_first_chunk()?;

@@ -27,6 +27,7 @@ use crate::protocol::request::Request;
 use crate::server::Current;
 use crate::server::answering::{Answering, answered, for_hyper};
 use crate::server::drain::Drain;
+use crate::server::latest::Latest;
 use crate::server::listener::MAX_HEAD;
 use crate::server::seats::Seated;
 use crate::server::sniff::Sniffed;
@@ -55,7 +56,8 @@ where
         let desk = taken.clone();
         // Boxed: hyper keeps the room of a request for as long as its connection lasts, which may be hours.
         Box::pin(async move {
-            let response = answered(server, peer, request, open, draining).await;
+            let mut draining = Latest::new(draining);
+            let response = answered(&server, peer, request, open, &mut draining).await;
             match desk.offer(response, wish) {
                 Some(response) => Ok::<_, Infallible>(for_hyper(response)),
                 None => pending().await,

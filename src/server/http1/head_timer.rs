@@ -1,13 +1,14 @@
 //! How long a request head may take, kept for hyper. It asks for a timer per head, nearly all of which are thrown away
-//! within microseconds: here a connection has one, which is set on only when it has run out for an earlier head.
+//! within microseconds: here a connection has one.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use hyper::rt::{Sleep, Timer};
-use tokio::time::sleep_until;
+use hyper::rt::{self, Sleep};
+
+use crate::timer::Timer;
 
 /// The timer of a connection.
 #[derive(Clone, Default)]
@@ -15,32 +16,15 @@ pub struct HeadTimer(Arc<Mutex<Waiting>>);
 
 #[derive(Default)]
 struct Waiting {
-    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    timer: Timer,
     /// When the head should be there that was waited for before hyper began.
     begun: Option<Instant>,
 }
 
 impl HeadTimer {
-    /// Ready when a head should have been there.
-    pub fn poll_until(&self, until: Instant, context: &mut Context<'_>) -> Poll<()> {
-        let sleep = &mut self.lock().sleep;
-        let sleep = sleep.get_or_insert_with(|| Box::pin(sleep_until(until.into())));
-        if sleep.deadline() > until.into() {
-            sleep.as_mut().reset(until.into());
-        }
-        loop {
-            ready!(sleep.as_mut().poll(context));
-            if sleep.deadline() >= until.into() {
-                return Poll::Ready(());
-            }
-            // It ran out for a head that came in time.
-            sleep.as_mut().reset(until.into());
-        }
-    }
-
-    /// The next head that hyper waits for has begun: it has no more than what is left of its time.
-    pub fn begun(&self, until: Instant) {
-        self.lock().begun = Some(until);
+    /// The first head that hyper waits for has begun: it has until then, and no more.
+    pub fn begun(timer: Timer, until: tokio::time::Instant) -> Self {
+        HeadTimer(Arc::new(Mutex::new(Waiting { timer, begun: Some(until.into()) })))
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -54,7 +38,7 @@ struct Head {
     timer: HeadTimer,
 }
 
-impl Timer for HeadTimer {
+impl rt::Timer for HeadTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
         self.sleep_until(self.now() + duration)
     }
@@ -76,12 +60,13 @@ impl Future for Head {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        self.timer.poll_until(self.until, context)
+        self.timer.lock().timer.poll_until(self.until.into(), context)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hyper::rt::Timer as _;
     use tokio::time::{advance, timeout};
 
     use super::*;

@@ -45,12 +45,12 @@ impl Way {
     }
 
     /// The upstream's session behind the client's.
-    pub fn opened(&self) -> Option<Box<[u8]>> {
-        self.binding().open_session(&self.call).ok().flatten().map(|opened| opened.value)
+    pub fn opened(&self) -> Option<&[u8]> {
+        self.binding().open_session(&self.call).ok().flatten().map(|session| session.id)
     }
 
     /// The client's session for the upstream's.
-    pub fn sealed(&self) -> Option<Box<[u8]>> {
+    pub fn sealed(&self) -> Option<Vec<u8>> {
         self.binding().seal_session(SESSION.as_bytes(), None)
     }
 

@@ -7,15 +7,16 @@ use bytes::{Bytes, BytesMut};
 
 use super::framing::Decoder;
 use super::head::{Head, Odd};
-use super::io::Io;
+use super::io::Connection;
 use super::sending::{Sending, Unsent};
+use crate::timer::Timer;
 use crate::upstream::body::BodyTrouble;
 
 /// What is still to come of an answer, and where from.
 pub struct Arrival {
     content: Content,
     /// With what is still to be sent, when the answer came early.
-    from: Option<(Io, Option<Box<Sending>>)>,
+    from: Option<(Connection, Option<Box<Sending>>)>,
     in_a_row: u8,
 }
 
@@ -51,8 +52,12 @@ impl Arrival {
     }
 
     /// The rest comes by the connection on which its request went out.
-    pub(super) fn comes_by(&mut self, io: Io, unsent: Option<Box<Sending>>) {
-        self.from = Some((io, unsent));
+    pub(super) fn comes_by(&mut self, mut connection: Connection, unsent: Option<Box<Sending>>) {
+        if !self.is_whole() {
+            // What takes its time has nothing that it need not have.
+            connection.timer = Timer::default();
+        }
+        self.from = Some((connection, unsent));
     }
 
     /// Whether all of the body is there already.
@@ -72,10 +77,10 @@ impl Arrival {
 
     /// The connection, once the answer has ended, where another request may follow on it. One that answers before it
     /// has heard a request to its end does not want the rest, and nobody could tell where the next one begins.
-    pub fn free(&mut self) -> Option<Io> {
+    pub fn free(&mut self) -> Option<Connection> {
         let is_whole = self.is_whole();
-        let (io, unsent) = self.from.take_if(|_| is_whole)?;
-        (self.content.keeps && unsent.is_none()).then_some(io)
+        let (connection, unsent) = self.from.take_if(|_| is_whole)?;
+        (self.content.keeps && unsent.is_none()).then_some(connection)
     }
 
     /// How many bytes are still to be passed on, where that is known.
@@ -110,7 +115,9 @@ impl Arrival {
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         let Arrival { content, from, .. } = self;
-        let Some((io, unsent)) = from else { return Poll::Ready(Err(Cut::Odd(Odd("it is over")))) };
+        let Some((Connection { io, .. }, unsent)) = from else {
+            return Poll::Ready(Err(Cut::Odd(Odd("it is over"))));
+        };
         // What is left of the request goes out beside the answer, as long as somebody takes it.
         match unsent.as_mut().map(|sending| sending.poll(io, context)) {
             None | Some(Poll::Pending) => {}

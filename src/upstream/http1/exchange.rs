@@ -2,17 +2,23 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::arrival::Arrival;
 use super::head::{self, Head, Odd, Read};
-use super::io::Io;
+use super::io::Connection;
 use super::sending::{Message, Sending, Unsent};
+use crate::clock;
 use crate::upstream::body::{BodyTrouble, RequestBody};
 
 /// A request on a connection of its own.
 pub struct Exchange {
-    io: Io,
+    connection: Connection,
     sending: Sending,
     progress: Progress,
     /// The beginning of a head whose end is still to come.
@@ -20,6 +26,16 @@ pub struct Exchange {
     /// Whether the upstream has said anything, be it an interim answer.
     is_heard: bool,
     in_a_row: u8,
+    patience: Patience,
+}
+
+/// How long the head of an answer may take. While the body of the request is on its way, none can be expected.
+struct Patience {
+    limit: Duration,
+    until: Instant,
+    /// Of the body of the request, if that streams.
+    progress: Option<Arc<AtomicU64>>,
+    seen: u64,
 }
 
 /// How far the request has come.
@@ -50,6 +66,8 @@ pub enum Trouble {
     Odd(Odd),
     /// The request was not to be had from the client.
     Body(BodyTrouble),
+    /// Nothing came within this time.
+    Late(Duration),
 }
 
 /// What the bytes that were read came to.
@@ -60,9 +78,12 @@ enum Seen {
 }
 
 impl Exchange {
-    pub fn new(io: Io, message: Message, body: RequestBody) -> Self {
+    /// The head of the answer may take that long from now.
+    pub fn new(connection: Connection, message: Message, body: RequestBody, limit: Duration) -> Self {
+        let (until, progress) = (clock::moment() + limit, body.progress());
         Exchange {
-            io,
+            connection,
+            patience: Patience { limit, until, progress, seen: 0 },
             sending: Sending::new(message, body),
             progress: Progress::Sending,
             held: Vec::new(),
@@ -73,9 +94,13 @@ impl Exchange {
 
     /// Sends the request and waits for the head of its answer; the body arrives with what this returns.
     ///
-    /// Takes as long as it takes: the caller has the limit. Dropped before the end, the connection is closed.
+    /// Dropped before the end, the connection is closed.
     pub async fn answered(mut self) -> Result<Box<Answered>, Trouble> {
-        let begun = poll_fn(|context| self.poll_head(context)).await?;
+        let begun = poll_fn(|context| match self.poll_head(context) {
+            Poll::Ready(begun) => Poll::Ready(begun),
+            Poll::Pending => self.poll_late(context).map(|()| Err(Trouble::Late(self.patience.limit))),
+        });
+        let begun = begun.await?;
         let Some(mut answered) = begun else { return Err(self.ended()) };
         let unsent = match self.progress {
             Progress::Sent => {
@@ -84,7 +109,7 @@ impl Exchange {
             }
             Progress::Sending | Progress::Stuck(_) => Some(Box::new(self.sending)),
         };
-        answered.arrival.comes_by(self.io, unsent);
+        answered.arrival.comes_by(self.connection, unsent);
         Ok(answered)
     }
 
@@ -94,15 +119,29 @@ impl Exchange {
         let (message, body) = self.sending.into_parts();
         match self.progress {
             _ if self.is_heard => Trouble::Odd(Odd("it broke off within its head")),
-            Progress::Stuck(_) if is_untouched && self.io.fails_whole() => Trouble::Unsent(message, body),
+            Progress::Stuck(_) if is_untouched && self.connection.io.fails_whole() => {
+                Trouble::Unsent(message, body)
+            }
             Progress::Stuck(error) if !is_untouched => Trouble::Io(error),
             _ => Trouble::Silent(message, body),
         }
     }
 
+    fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Patience { limit, until, progress, seen } = &mut self.patience;
+        loop {
+            ready!(self.connection.timer.poll_until(*until, context));
+            let now = progress.as_ref().map_or(0, |progress| progress.load(Ordering::Relaxed));
+            if now == *seen {
+                return Poll::Ready(());
+            }
+            (*seen, *until) = (now, clock::moment() + *limit);
+        }
+    }
+
     fn poll_head(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Box<Answered>>, Trouble>> {
         if matches!(self.progress, Progress::Sending) {
-            match self.sending.poll(&mut self.io, context) {
+            match self.sending.poll(&mut self.connection.io, context) {
                 Poll::Ready(Ok(())) => self.progress = Progress::Sent,
                 Poll::Ready(Err(Unsent::Io(error))) => self.progress = Progress::Stuck(error),
                 Poll::Ready(Err(Unsent::Body(trouble))) => return Poll::Ready(Err(Trouble::Body(trouble))),
@@ -117,7 +156,7 @@ impl Exchange {
                 return Poll::Pending;
             }
             let held = &mut self.held;
-            let Poll::Ready(seen) = self.io.poll_read(context, |bytes| see(held, bytes)) else {
+            let Poll::Ready(seen) = self.connection.io.poll_read(context, |bytes| see(held, bytes)) else {
                 self.in_a_row = 0;
                 return Poll::Pending;
             };

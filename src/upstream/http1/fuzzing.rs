@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -18,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::head::MAX_HEAD;
-use super::{Exchange, Io, Message, Trouble};
+use super::{Connection, Exchange, Io, Message, Trouble};
 use crate::fuzzing::drive;
 use crate::gate::fuzzing::permit;
 use crate::protocol::fields::Fields;
@@ -86,7 +87,9 @@ fn ours(bytes: &[u8], cuts: &[u8], then: Then) -> Outcome {
     let mut message = Message::to(&method, &path, &host);
     message.end(&method, &mut nothing);
     let io = Io::Said(Box::new(Said::new(bytes, cuts, then)));
-    let (head, mut arrival) = match drive(Exchange::new(io, message, nothing).answered()) {
+    let (head, mut arrival) = match drive(
+        Exchange::new(Connection::new(io), message, nothing, Duration::from_secs(300)).answered(),
+    ) {
         None => return Outcome::none(End::Open, String::new()),
         Some(Err(trouble)) => return Outcome::none(End::Broken, why(&trouble)),
         Some(Ok(answered)) => {
@@ -113,7 +116,8 @@ fn ours(bytes: &[u8], cuts: &[u8], then: Then) -> Outcome {
     }
     assert!(arrival.is_ended() && arrival.left() == Some(0));
     outcome.end = End::Whole;
-    outcome.keeps = matches!(arrival.free(), Some(Io::Said(said)) if said.pieces.is_empty());
+    outcome.keeps =
+        matches!(arrival.free(), Some(Connection { io: Io::Said(said), .. }) if said.pieces.is_empty());
     outcome
 }
 
@@ -122,7 +126,7 @@ fn why(trouble: &Trouble) -> String {
         Trouble::Odd(odd) => odd.to_string(),
         Trouble::Silent(..) => "nothing".to_owned(),
         Trouble::Io(error) => error.to_string(),
-        Trouble::Unsent(..) | Trouble::Body(_) => unreachable!("it was sent"),
+        Trouble::Unsent(..) | Trouble::Body(_) | Trouble::Late(_) => unreachable!("it was sent, just now"),
     }
 }
 

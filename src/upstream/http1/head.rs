@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::framing::Framing;
 use crate::protocol::connection;
-use crate::protocol::fields::{Fields, Twice};
+use crate::protocol::fields::{Fields, Twice, text_length};
 
 /// What no upstream should say; in words for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,6 +37,23 @@ pub enum Read {
 
 /// Reads the head that the bytes begin with.
 pub fn read(bytes: &[u8]) -> Result<Read, Odd> {
+    match plain(bytes) {
+        Some((status, fields, length)) if length <= MAX_HEAD => last(status, true, fields, length),
+        _ => general(bytes),
+    }
+}
+
+/// A head that leaves nothing to be decided, as nearly all do: the same to [`general`], which takes longer.
+fn plain(bytes: &[u8]) -> Option<(StatusCode, Fields, usize)> {
+    let (code, reason) = bytes.strip_prefix(b"HTTP/1.1 ")?.split_first_chunk::<3>()?;
+    let status = StatusCode::from_bytes(code).ok().filter(|status| !status.is_informational())?;
+    let line_ends = text_length(reason);
+    let lines = reason[line_ends..].strip_prefix(b"\r\n").filter(|_| reason.starts_with(b" "))?;
+    let (fields, length) = Fields::plain(lines)?;
+    Some((status, fields, bytes.len() - lines.len() + length))
+}
+
+fn general(bytes: &[u8]) -> Result<Read, Odd> {
     let mut lines = [const { MaybeUninit::uninit() }; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
@@ -58,8 +75,11 @@ pub fn read(bytes: &[u8]) -> Result<Read, Odd> {
         100..=199 => return Ok(Read::Interim(length)),
         _ => {}
     }
-    let fields = Fields::of(&bytes[..length], response.headers);
-    let is_current = response.version == Some(1);
+    last(status, response.version == Some(1), Fields::of(&bytes[..length], response.headers), length)
+}
+
+/// The head of a final answer, by what was read of it.
+fn last(status: StatusCode, is_current: bool, fields: Fields, length: usize) -> Result<Read, Odd> {
     let framing = framing(status, is_current, &fields)?;
     let keeps = is_current && framing != Framing::UntilClose && !connection::lists(&fields, b"close");
     Ok(Read::Final(Head { status, fields, framing, keeps }, length))
@@ -134,6 +154,33 @@ mod tests {
             ),
         ] {
             assert_eq!(framed(lines), expected.map_err(Odd), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn a_plain_head_is_read_as_any_other() {
+        let lines = "Content-Type: a/b\r\nContent-Length: 5\r\nMcp-Session-Id: c\r\n\r\nhello";
+        for (line, expected) in [
+            ("HTTP/1.1 200 OK\r\n", true),
+            ("HTTP/1.1 404 Not  found!\r\n", true),
+            ("HTTP/1.1 299 \r\n", true),
+            ("HTTP/1.1 200\r\n", false),
+            ("HTTP/1.1 200 OK\n", false),
+            ("HTTP/1.1 200  \tOK\r\n", false),
+            ("HTTP/1.1 100 Continue\r\n", false),
+            ("HTTP/1.0 200 OK\r\n", false),
+            ("\r\nHTTP/1.1 200 OK\r\n", false),
+        ] {
+            let text = format!("{line}{lines}");
+            assert_eq!(plain(text.as_bytes()).is_some(), expected, "{line:?}");
+            let both = [read, general].map(|read| match read(text.as_bytes()) {
+                Ok(Read::Final(head, length)) => {
+                    let fields = http::HeaderMap::from(&head.fields);
+                    format!("{:?} {fields:?} {:?} {} {length}", head.status, head.framing, head.keeps)
+                }
+                other => format!("{other:?}"),
+            });
+            assert_eq!(both[0], both[1], "{line:?}");
         }
     }
 

@@ -12,6 +12,21 @@ use tokio::net::TcpStream;
 use tokio::task::unconstrained;
 use tokio_rustls::client::TlsStream;
 
+use crate::timer::Timer;
+
+/// A connection, with what limits the waits on it.
+pub struct Connection {
+    pub io: Io,
+    pub timer: Timer,
+}
+
+impl Connection {
+    /// Nobody has waited yet.
+    pub fn new(io: Io) -> Self {
+        Connection { io, timer: Timer::default() }
+    }
+}
+
 /// A connection, and nothing else.
 pub enum Io {
     Plain(TcpStream),
@@ -75,6 +90,10 @@ impl Io {
     /// Whether it is open and says nothing, as it should while nobody asks.
     pub fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
+        if let Io::Plain(stream) = self {
+            // Asks nobody to be woken, so that whoever reads next need not ask anew.
+            return stream.try_read(&mut byte).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        }
         let fill = poll_fn(|context| self.poll_fill(context, &mut ReadBuf::new(&mut byte)));
         // A task that has read much since it was last polled is made to wait, which is not what silence means here.
         Future::poll(pin!(unconstrained(fill)), &mut Context::from_waker(Waker::noop())).is_pending()

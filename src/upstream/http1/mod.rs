@@ -15,5 +15,5 @@ mod sending;
 pub use arrival::{Arrival, Cut};
 pub use exchange::{Answered, Exchange, Trouble};
 pub use head::{Head, has_body};
-pub use io::Io;
+pub use io::{Connection, Io};
 pub use sending::{Message, Outgoing};

@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method};
 
 use super::io::Io;
-use crate::protocol::fields::{Field, write_length, write_line};
+use crate::protocol::fields::{Field, Fields, write_length, write_line};
 use crate::upstream::body::{BodyTrouble, RequestBody, Streaming};
 
 /// A request that is to be sent.
@@ -49,9 +49,9 @@ impl Message {
         write_line(&mut self.bytes, name, value);
     }
 
-    /// Adds a field that was read.
-    pub fn field(&mut self, field: &Field<'_>) {
-        field.write(&mut self.bytes);
+    /// Adds those fields for which `passes` is true.
+    pub fn fields(&mut self, fields: &Fields, passes: impl FnMut(&Field<'_>) -> bool) {
+        fields.write(&mut self.bytes, passes);
     }
 
     /// Adds whole lines, `name: value` and a line end each.

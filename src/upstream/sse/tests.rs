@@ -54,7 +54,7 @@ fn the_endpoint_event_names_our_path_and_opens_to_the_upstreams() {
         assert_eq!(before.trim_end(), text[..first + 5].trim_end(), "what is before it stays");
         assert_eq!(after, &text[last + 14..], "what is behind it stays");
         let opened = Binding::new(&keys(), "https://p.test/legacy", 42).open_endpoint(sealed);
-        assert_eq!(opened.expect("opens").value.as_str(), "/messages/?session_id=abc");
+        assert_eq!(opened.expect("opens").path.as_str(), "/messages/?session_id=abc");
         for (resource, person) in [("https://p.test/legacy", 43), ("https://p.test/other", 42)] {
             assert!(Binding::new(&keys(), resource, person).open_endpoint(sealed).is_none(), "bound to both");
         }
