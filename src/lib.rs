@@ -47,6 +47,7 @@ pub mod recent;
 pub mod seal;
 pub mod server;
 pub mod store;
+pub mod tcp;
 pub mod telemetry;
 pub mod timer;
 pub mod tls;

@@ -32,6 +32,11 @@ impl Permit {
         Holder(self.family.clone())
     }
 
+    /// The same once the request is through.
+    pub fn into_holder(self) -> Holder {
+        Holder(self.family)
+    }
+
     /// The resource the permit is for.
     pub fn resource(&self) -> &Resource {
         self.gate.resource(self.family.resource as usize)

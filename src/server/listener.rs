@@ -28,6 +28,7 @@ use super::seats::{Seated, Seats, TICK};
 use super::secure::{self, Secure};
 use super::sniff::{Opened, Sniffed, sniff};
 use crate::protocol::request::Request;
+use crate::tcp::Tcp;
 use crate::telemetry;
 use crate::upstream::{self, Payload};
 
@@ -158,7 +159,7 @@ fn serve<H: Send + 'static>(
             }
         } else {
             let head_timeout = current.now().bounds.head_timeout;
-            let sniffed = timeout(head_timeout, sniff(stream));
+            let sniffed = timeout(head_timeout, sniff(Tcp::from(stream)));
             let opened = Box::pin(opened(sniffed, peer, &seat, drain.clone())).await;
             if let Some(opened) = opened {
                 serve_opened(opened, peer, &seat, &current, &drain).await;

@@ -69,21 +69,22 @@ impl Server {
             .tracer
             .as_ref()
             .map(|tracer| tracer.request(&request.method, &published.path, &request.fields));
-        noted.holder = Some(permit.holder());
-        match self.bounds.tallies.people.take(permit.person()) {
+        let response = match self.bounds.tallies.people.take(permit.person()) {
             Some(held) => {
                 open.is_of_a_person();
-                self.forwarded(published, permit, request, held, noted).await
+                self.forwarded(published, &permit, request, held, noted).await
             }
             None => self.refused(request, Problem::TooManyStreams).await,
-        }
+        };
+        noted.holder = Some(permit.into_holder());
+        response
     }
 
     /// On to the upstream; counted, traced and written down as far as somebody wants that.
     async fn forwarded(
         &self,
         published: &Published,
-        permit: Permit,
+        permit: &Permit,
         mut request: Box<Request<Payload>>,
         held: Held<u64>,
         noted: &mut Noted,

@@ -122,7 +122,7 @@ impl Upstream {
     /// What the request calls is noted where somebody wants to know.
     pub async fn forward(
         &self,
-        permit: Permit,
+        permit: &Permit,
         mut request: Box<Request<Payload>>,
         calls: Option<&mut Vec<Call>>,
     ) -> Result<Passed, Failure> {
@@ -132,7 +132,7 @@ impl Upstream {
         let asked = Asked::read(&request, &binding)?;
         let is_get = request.method == Method::GET;
         let mut delivery = Delivery::new(self, &asked, &request.method)?;
-        headers::request(delivery.message(), &request.fields, &permit, asked.session(), &request.method);
+        headers::request(delivery.message(), &request.fields, permit, asked.session(), &request.method);
         if let Some(calls) = calls.filter(|_| request.method == Method::POST) {
             *calls = whole.as_deref().map_or_else(|| vec![named_call(&request.fields)], Call::read);
         }
@@ -149,7 +149,7 @@ impl Upstream {
         let seal = |id: &[u8]| asked.sealed(&binding, id, way.mark());
         let endpoints = || binding.endpoints(&way.replica().target, way.mark(), permit.resource().path());
         let endpoints = is_get.then_some(endpoints);
-        self.answer(&permit, &way.replica().pool, *answered, seal, endpoints)
+        self.answer(permit, &way.replica().pool, *answered, seal, endpoints)
     }
 
     /// Small bodies are taken whole: they leave in one piece and survive a redirect. `None` says that one is to stream.

@@ -140,7 +140,7 @@ impl Pool {
         let stream = self.dialer.connect(&target.host, target.port).await?;
         stream.set_nodelay(true).map_err(text)?;
         match &target.tls {
-            None => Ok(Io::Plain(stream)),
+            None => Ok(Io::Plain(stream.into())),
             Some((connector, name)) => {
                 let stream = connector.connect(name.clone(), stream).await.map_err(text)?;
                 Ok(Io::Tls(Box::new(stream)))

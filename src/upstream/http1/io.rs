@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::unconstrained;
 use tokio_rustls::client::TlsStream;
 
+use crate::tcp::Tcp;
 use crate::timer::Timer;
 
 /// A connection, with what limits the waits on it.
@@ -29,7 +30,7 @@ impl Connection {
 
 /// A connection, and nothing else.
 pub enum Io {
-    Plain(TcpStream),
+    Plain(Tcp),
     Tls(Box<TlsStream<TcpStream>>),
     #[cfg(any(test, feature = "fuzzing"))]
     Said(Box<super::fuzzing::Said>),
@@ -91,8 +92,7 @@ impl Io {
     pub fn is_quiet(&mut self) -> bool {
         let mut byte = [0];
         if let Io::Plain(stream) = self {
-            // Asks nobody to be woken, so that whoever reads next need not ask anew.
-            return stream.try_read(&mut byte).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+            return stream.is_quiet();
         }
         let fill = poll_fn(|context| self.poll_fill(context, &mut ReadBuf::new(&mut byte)));
         // A task that has read much since it was last polled is made to wait, which is not what silence means here.
@@ -101,34 +101,3 @@ impl Io {
 }
 
 const READ: usize = 64 << 10;
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::AsyncWriteExt;
-    use tokio::net::TcpListener;
-    use tokio::task::coop::{has_budget_remaining, poll_proceed};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn who_speaks_is_heard_by_whoever_is_busy_too() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-        let address = listener.local_addr().expect("bound");
-        let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (ours, (mut theirs, _)) = (ours.expect("connects"), theirs.expect("accepts"));
-        let mut io = Io::Plain(ours);
-        assert!(io.is_quiet());
-        theirs.write_all(b"H").await.expect("writes");
-        let Io::Plain(ours) = &io else { unreachable!("it is plain") };
-        ours.readable().await.expect("it arrives");
-        let is_quiet = poll_fn(|context| {
-            while has_budget_remaining() {
-                if let Poll::Ready(turn) = poll_proceed(context) {
-                    turn.made_progress();
-                }
-            }
-            Poll::Ready(io.is_quiet())
-        });
-        assert!(!is_quiet.await);
-    }
-}
