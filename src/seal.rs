@@ -42,6 +42,18 @@ struct Key {
     aead: XChaCha20Poly1305,
 }
 
+/// Tags of one kind about one thing: both are in its keys, so that they are not hashed for each.
+pub struct Scope {
+    /// In the order of the ring's.
+    keys: Box<[Scoped]>,
+    writing: Arc<AtomicUsize>,
+}
+
+struct Scoped {
+    id: u8,
+    mac: Hmac<Sha256>,
+}
+
 /// A value that may leave the process under our seal. The kind is part of what is authenticated.
 pub trait Sealable: Serialize + DeserializeOwned {
     /// Distinct for every type of sealed value.
@@ -82,10 +94,16 @@ impl KeyRing {
     /// Whether `tag` was made over `parts` by the key `key_id`; constant time in the tag, and as much work for a
     /// key that we do not have.
     pub fn holds(&self, key_id: u8, kind: &str, parts: &[&[u8]], tag: &[u8]) -> bool {
-        let mut ours = self.keys.iter().filter(|key| key.id == key_id).peekable();
-        let is_known = ours.peek().is_some();
-        let mut tried = ours.chain(self.keys.first().filter(|_| !is_known));
-        tried.any(|key| key.tag(kind, parts).ct_eq(tag).into()) && is_known
+        holds(&self.keys, |key| key.id == key_id, |key| key.tag(kind, parts), tag)
+    }
+
+    /// Keys for the tags of a kind about one thing, derived from ours.
+    pub fn scope(&self, kind: &str, about: &[u8]) -> Scope {
+        let derived = |key: &Key| {
+            let parts = [b"mcp-auth-proxy scope", kind.as_bytes(), about];
+            Scoped { id: key.id, mac: hmac(&mac_over(&key.mac, parts.into_iter())) }
+        };
+        Scope { keys: self.keys.iter().map(derived).collect(), writing: self.writing.clone() }
     }
 
     /// Seals a value: `base64url(key id | nonce | ciphertext)`. Opening needs the same binding.
@@ -131,6 +149,36 @@ impl Authenticator for KeyRing {
     }
 }
 
+impl Scope {
+    /// A 128-bit tag under the writing key over these parts, one behind the other. In a scope all of them but the last are
+    /// always of the same length, or two different lists could share a tag.
+    pub fn tag(&self, parts: &[&[u8]]) -> (u8, Tag) {
+        let key = &self.keys[self.writing.load(Ordering::Relaxed)];
+        (key.id, key.tag(parts))
+    }
+
+    /// As [`KeyRing::holds`].
+    pub fn holds(&self, key_id: u8, parts: &[&[u8]], tag: &[u8]) -> bool {
+        holds(&self.keys, |key| key.id == key_id, |key| key.tag(parts), tag)
+    }
+}
+
+impl Scoped {
+    fn tag(&self, parts: &[&[u8]]) -> Tag {
+        let mut gathered = Gathered::new(&self.mac);
+        parts.iter().for_each(|part| gathered.put(part));
+        truncated(gathered.finish())
+    }
+}
+
+/// Whether one of the keys that are meant has made the tag. If none is meant, one is tried all the same.
+fn holds<K>(keys: &[K], is_meant: impl Fn(&K) -> bool, made: impl Fn(&K) -> Tag, tag: &[u8]) -> bool {
+    let mut ours = keys.iter().filter(|key| is_meant(key)).peekable();
+    let is_known = ours.peek().is_some();
+    let mut tried = ours.chain(keys.first().filter(|_| !is_known));
+    tried.any(|key| made(key).ct_eq(tag).into()) && is_known
+}
+
 impl Key {
     fn derive(master: &[u8; 32]) -> Self {
         let subkey =
@@ -141,10 +189,7 @@ impl Key {
     }
 
     fn tag(&self, kind: &str, parts: &[&[u8]]) -> Tag {
-        let full = mac_over(&self.mac, std::iter::once(kind.as_bytes()).chain(parts.iter().copied()));
-        let mut tag = [0; TAG_BYTES];
-        tag.copy_from_slice(&full[..TAG_BYTES]);
-        tag
+        truncated(mac_over(&self.mac, std::iter::once(kind.as_bytes()).chain(parts.iter().copied())))
     }
 }
 
@@ -167,44 +212,52 @@ fn hmac(key: &[u8; 32]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 
-fn mac_over<'a>(mac: &Hmac<Sha256>, parts: impl Iterator<Item = &'a [u8]> + Clone) -> [u8; 32] {
-    let mut mac = mac.clone();
-    match Gathered::of(parts.clone()) {
-        Some(gathered) => mac.update(gathered.bytes()),
-        None => parts.for_each(|part| update_with(&mut mac, part)),
-    }
-    mac.finalize().into_bytes().into()
+fn truncated(full: [u8; 32]) -> Tag {
+    let mut tag = [0; TAG_BYTES];
+    tag.copy_from_slice(&full[..TAG_BYTES]);
+    tag
 }
 
-fn update_with(mac: &mut Hmac<Sha256>, part: &[u8]) {
-    mac.update(&(part.len() as u64).to_be_bytes());
-    mac.update(part);
+/// Over parts each of which is behind its length.
+fn mac_over<'a>(mac: &Hmac<Sha256>, parts: impl Iterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut gathered = Gathered::new(mac);
+    for part in parts {
+        gathered.put(&(part.len() as u64).to_be_bytes());
+        gathered.put(part);
+    }
+    gathered.finish()
 }
 
 /// What a MAC is over, in one piece: handing it to the hash piece by piece costs as much as hashing it.
 struct Gathered {
+    mac: Hmac<Sha256>,
     bytes: [u8; GATHERED],
     length: usize,
 }
 
 impl Gathered {
-    /// None when it is long, as hardly any is.
-    fn of<'a>(mut parts: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
-        let mut gathered = Gathered { bytes: [0; GATHERED], length: 0 };
-        parts.try_for_each(|part| gathered.put(part))?;
-        Some(gathered)
+    fn new(mac: &Hmac<Sha256>) -> Self {
+        Gathered { mac: mac.clone(), bytes: [0; GATHERED], length: 0 }
     }
 
-    fn put(&mut self, part: &[u8]) -> Option<()> {
-        let (length, rest) = self.bytes.get_mut(self.length..)?.split_first_chunk_mut()?;
-        *length = (part.len() as u64).to_be_bytes();
-        rest.get_mut(..part.len())?.copy_from_slice(part);
-        self.length += length.len() + part.len();
-        Some(())
+    fn put(&mut self, piece: &[u8]) {
+        match self.bytes.get_mut(self.length..).and_then(|rest| rest.get_mut(..piece.len())) {
+            Some(room) => {
+                room.copy_from_slice(piece);
+                self.length += piece.len();
+            }
+            // It is long, as hardly any is.
+            None => {
+                self.mac.update(&self.bytes[..self.length]);
+                self.mac.update(piece);
+                self.length = 0;
+            }
+        }
     }
 
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
+    fn finish(mut self) -> [u8; 32] {
+        self.mac.update(&self.bytes[..self.length]);
+        self.mac.finalize().into_bytes().into()
     }
 }
 
@@ -275,15 +328,37 @@ mod tests {
     #[test]
     fn a_tag_is_over_the_same_bytes_however_many_they_are() {
         let ring = ring(&[1]);
-        for length in [0, 1, 200, 231, 232, 233, 300, 5_000] {
+        for length in [0, 1, 200, 231, 232, 233, 256, 300, 5_000] {
             let part = vec![b'x'; length];
             let mut mac = ring.keys[0].mac.clone();
-            update_with(&mut mac, b"k");
-            update_with(&mut mac, &part);
-            update_with(&mut mac, b"");
+            for part in [&b"k"[..], &part, b""] {
+                mac.update(&(part.len() as u64).to_be_bytes());
+                mac.update(part);
+            }
             let full = mac.finalize().into_bytes();
             assert_eq!(ring.tag("k", &[&part, b""]).1, full[..TAG_BYTES], "{length}");
         }
+    }
+
+    #[test]
+    fn a_scope_has_keys_of_its_own() {
+        let (old, both) = (ring(&[1]), ring(&[2, 1]));
+        let scope = old.scope("k", b"about");
+        let (id, tag) = scope.tag(&[b"12", b"value"]);
+        for (ring, kind, about, expected) in [
+            (&old, "k", &b"about"[..], true),
+            (&both, "k", b"about", true),
+            (&old, "ka", b"bout", false),
+            (&old, "l", b"about", false),
+            (&old, "k", b"", false),
+            (&ring(&[2]), "k", b"about", false),
+        ] {
+            let holds = ring.scope(kind, about).holds(id, &[b"12", b"value"], &tag);
+            assert_eq!(holds, expected, "{kind} {about:?}");
+        }
+        assert!(!scope.holds(id, &[b"12", b"valuf"], &tag) && !scope.holds(id ^ 1, &[b"12", b"value"], &tag));
+        assert!(!old.holds(id, "k", &[b"12", b"value"], &tag), "nor does it hold without one");
+        assert_ne!(both.scope("k", b"about").tag(&[b"12", b"value"]).0, id, "the newest writes");
     }
 
     #[test]

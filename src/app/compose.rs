@@ -169,7 +169,8 @@ fn upstreams(
         let path: Arc<str> = path.into();
         let numbers = Numbers::new(lasting.metrics.clone(), path.clone());
         let ejected = lasting.metrics.ejected(Word::Path(path.clone()));
-        let upstream = Upstream::new(settings, keys.clone(), lasting.clock.clone(), ejected);
+        let (url, clock) = (resource.resource.url(), lasting.clock.clone());
+        let upstream = Upstream::new(settings, keys, url, clock, ejected);
         Ok(Published { path, numbers, upstream, challenges })
     };
     config.resources.iter().map(published).collect()

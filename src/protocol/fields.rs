@@ -4,17 +4,18 @@
 //! RFC 9110 §5.1, §5.2, §5.5; RFC 9112 §5.
 
 mod plain;
+mod slots;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 pub use plain::text as text_length;
+use slots::{Slots, tag};
 
 /// Fields that were read. Names are in lower case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Fields {
     bytes: Vec<u8>,
     places: Vec<Place>,
-    /// A bit for each tag: most names that are looked for are not there.
-    names: u64,
+    slots: Slots,
 }
 
 /// Where a field stands: the beginnings and ends of its name and its value.
@@ -58,14 +59,13 @@ impl Fields {
         };
         let mut places: Vec<Place> = read.iter().map(of).collect();
         let mut bytes = head.to_vec();
-        let mut names = 0;
         for place in &mut places {
             let name = &mut bytes[range(place.name)];
             name.make_ascii_lowercase();
             place.tag = tag(name);
-            names |= bit(place.tag);
         }
-        Fields { bytes, places, names }
+        let slots = Slots::of(&places);
+        Fields { bytes, places, slots }
     }
 
     /// How many there are.
@@ -121,14 +121,10 @@ impl Fields {
     /// The values of a name, which is in lower case.
     pub fn all(&self, name: &'static str) -> impl DoubleEndedIterator<Item = &[u8]> {
         let tag = tag(name.as_bytes());
-        let places = if self.may_have(tag) { &self.places[..] } else { &[] };
+        let places = self.slots.find(tag, &self.places);
         let is_it =
             move |place: &&Place| place.tag == tag && self.bytes[range(place.name)] == *name.as_bytes();
         places.iter().filter(is_it).map(|place| &self.bytes[range(place.value)])
-    }
-
-    fn may_have(&self, tag: u32) -> bool {
-        self.names & bit(tag) != 0
     }
 
     /// The first value of a name.
@@ -138,9 +134,6 @@ impl Fields {
 
     /// The value of a name, if there are not several.
     pub fn single(&self, name: &'static str) -> Result<Option<&[u8]>, Twice> {
-        if !self.may_have(tag(name.as_bytes())) {
-            return Ok(None);
-        }
         let mut values = self.all(name);
         let first = values.next();
         if values.next().is_some() { Err(Twice) } else { Ok(first) }
@@ -158,7 +151,7 @@ impl Fields {
         let (name_ends, ends) = (at + name.len(), self.bytes.len());
         let value = (place(ends - value.len()), place(ends));
         let tag = tag(name.as_bytes());
-        self.names |= bit(tag);
+        self.slots.note(tag, self.places.len());
         self.places.push(Place { tag, name: (place(at), place(name_ends)), value });
     }
 
@@ -166,6 +159,7 @@ impl Fields {
     pub fn remove(&mut self, name: &str) {
         let bytes = &self.bytes;
         self.places.retain(|place| bytes[range(place.name)] != *name.as_bytes());
+        self.slots = Slots::of(&self.places);
     }
 }
 
@@ -232,21 +226,6 @@ pub fn decimal(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// What tells a name from nearly every other at one look: how long it is, and three of its letters.
-fn tag(name: &[u8]) -> u32 {
-    match name {
-        [] => 0,
-        [first, ..] => {
-            u32::from_le_bytes([name.len() as u8, *first, name[name.len() / 2], name[name.len() - 1]])
-        }
-    }
-}
-
-/// One of 64, by a multiplication that spreads what differs (Knuth).
-fn bit(tag: u32) -> u64 {
-    1 << (tag.wrapping_mul(0x9e37_79b1) >> 26)
-}
-
 fn place(at: usize) -> u32 {
     u32::try_from(at).expect("no head is four GiB long")
 }
@@ -272,6 +251,11 @@ impl Lines {
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         self.has_date |= name == b"date";
         write_line(&mut self.bytes, name, value);
+    }
+
+    /// Adds whole lines, with their ends, none of which is the date.
+    pub fn add_lines(&mut self, lines: &'static str) {
+        self.bytes.extend_from_slice(lines.as_bytes());
     }
 
     /// Adds those fields for which `passes` is true.

@@ -127,7 +127,7 @@ pub fn poses_as(name: impl AsRef<[u8]>, injected: impl AsRef<[u8]>) -> bool {
         return false;
     }
     fn letters(name: &[u8]) -> impl Iterator<Item = u8> + '_ {
-        name.iter().filter(|byte| !b"-_.".contains(byte)).map(u8::to_ascii_lowercase)
+        name.iter().filter(|byte| !matches!(byte, b'-' | b'_' | b'.')).map(u8::to_ascii_lowercase)
     }
     letters(name.as_ref()).eq(letters(injected.as_ref()))
 }

@@ -2,6 +2,8 @@
 
 pub(crate) mod parts;
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use super::asked::Asked;
 use super::body::RequestBody;
 use super::http1::Message;
 use super::replicas::Mark;
-use super::session::{self, Binding, Endpoint};
+use super::session::{self, Binding, Endpoint, Seals};
 use super::{Target, headers};
 use crate::fuzzing::{change, world};
 use crate::gate::Permit;
@@ -47,8 +49,8 @@ fn injections(list: &[(&str, &str)]) -> Vec<Injection> {
 
 /// Whatever was asked for, the configured path goes up, with the client's own pairs behind it.
 fn path(request: &Request<()>) {
-    let (world, target) = (world(), target("http://127.0.0.1:9000/up?tenant=1"));
-    let binding = Binding::new(&world.keys, world.resources[0].url(), 42);
+    let (seals, target) = (seals(), target("http://127.0.0.1:9000/up?tenant=1"));
+    let binding = Binding::new(&seals, 42);
     let query = request.uri().query().unwrap_or_default();
     let Ok(asked) = Asked::read(&rim::Request::from(request.clone()), &binding) else { return };
     let path = asked.path_at(&target).expect("a path");
@@ -159,8 +161,8 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<String> {
 /// A session id and a legacy endpoint are good only as they were sealed, for this person at this resource, and from the
 /// replica that they say, if they say one.
 pub(crate) fn sessions(id: &[u8], changes: &[u8]) {
-    let url = world().resources[0].url();
-    let ours = Binding::new(&world().keys, url, 42);
+    let seals = seals();
+    let ours = Binding::new(&seals, 42);
     assert_eq!(opened(&ours, id), None, "it was never sealed");
     let mut mark = [0; 4];
     mark.iter_mut().zip(changes.iter().rev()).for_each(|(to, from)| *to = *from);
@@ -171,8 +173,8 @@ pub(crate) fn sessions(id: &[u8], changes: &[u8]) {
 }
 
 fn session(id: &[u8], mark: Option<Mark>, changes: &[u8]) {
-    let (keys, url) = (&world().keys, world().resources[0].url());
-    let (ours, theirs) = (Binding::new(keys, url, 42), Binding::new(keys, url, 43));
+    let seals = seals();
+    let (ours, theirs) = (Binding::new(&seals, 42), Binding::new(&seals, 43));
     let visible = !id.is_empty() && id.iter().all(u8::is_ascii_graphic);
     let sealed = ours.seal_session(id, mark);
     assert_eq!(sealed.is_some(), visible);
@@ -190,8 +192,8 @@ fn session(id: &[u8], mark: Option<Mark>, changes: &[u8]) {
 }
 
 fn endpoint(uri: &[u8], mark: Option<Mark>, changes: &[u8]) {
-    let (keys, url) = (&world().keys, world().resources[0].url());
-    let (ours, theirs) = (Binding::new(keys, url, 42), Binding::new(keys, url, 43));
+    let seals = seals();
+    let (ours, theirs) = (Binding::new(&seals, 42), Binding::new(&seals, 43));
     let Some(text) = text(uri) else { return };
     let endpoints = ours.endpoints(&target("http://127.0.0.1:9000/sse"), mark, "/mcp");
     let Some(ours_now) = endpoints.rewrite(text) else { return };
@@ -216,6 +218,10 @@ fn remarked(sealed: &str, mark: Option<Mark>, behind: usize) -> Vec<String> {
     let other = mark.map_or([0; 4], |[a, b, c, d]| [a, b, c, d ^ 1]);
     let bare = mark.map(|_| URL_SAFE_NO_PAD.encode([seal, behind].concat()));
     bare.into_iter().chain([URL_SAFE_NO_PAD.encode([seal, &other[..], behind].concat())]).collect()
+}
+
+pub(super) fn seals() -> Arc<Seals> {
+    Seals::new(&world().keys, world().resources[0].url())
 }
 
 fn opened(binding: &Binding<'_>, sealed: &[u8]) -> Option<(Box<[u8]>, Option<Mark>)> {

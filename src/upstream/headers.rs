@@ -30,7 +30,7 @@ pub fn request(
         out.header(session::HEADER.as_bytes(), session);
     }
     // RFC 9110 §7.6.3: a gateway MUST send an appropriate Via header field in each inbound request.
-    out.header(b"via", b"1.1 mcp-auth-proxy");
+    out.headers(b"via: 1.1 mcp-auth-proxy\r\n");
     // Nothing above was let through that could be taken for these.
     out.headers(permit.injected_lines());
 }
@@ -51,8 +51,9 @@ pub fn response(fields: &Fields, permit: &Permit, is_sse: bool) -> Lines {
     let mut out = Lines::with_capacity(fields.size() + OURS);
     out.add_those(fields, |field| passes(field.name) && !is_ours(field.name));
     // What somebody's upstream says must not be able to act on our origin, where people approve clients.
-    out.add(b"x-content-type-options", b"nosniff");
-    out.add(b"content-security-policy", b"sandbox; default-src 'none'");
+    out.add_lines(
+        "x-content-type-options: nosniff\r\ncontent-security-policy: sandbox; default-src 'none'\r\n",
+    );
     if is_shareable {
         out.add(CACHE_CONTROL, b"no-store");
     }

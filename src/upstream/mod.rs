@@ -43,7 +43,7 @@ use http1::{Answered, Trouble};
 use pool::Pool;
 pub use pool::tidy;
 use replicas::Replicas;
-use session::{Binding, Endpoints};
+use session::{Binding, Endpoints, Seals};
 pub use target::{Target, TargetError};
 
 /// What an upstream needs to know.
@@ -67,7 +67,7 @@ pub struct Settings {
 /// One MCP server.
 pub struct Upstream {
     settings: Settings,
-    keys: Arc<KeyRing>,
+    seals: Arc<Seals>,
     replicas: Replicas,
 }
 
@@ -113,9 +113,17 @@ pub enum Failure {
 
 impl Upstream {
     /// An upstream without connections yet.
-    pub fn new(mut settings: Settings, keys: Arc<KeyRing>, clock: Clock, ejected: Ejected) -> Self {
+    /// Of the resource with this URL.
+    pub fn new(
+        mut settings: Settings,
+        keys: &KeyRing,
+        resource: &str,
+        clock: Clock,
+        ejected: Ejected,
+    ) -> Self {
+        let seals = Seals::new(keys, resource);
         let replicas = Replicas::new(std::mem::take(&mut settings.targets), clock, ejected);
-        Upstream { settings, keys, replicas }
+        Upstream { settings, seals, replicas }
     }
 
     /// Sends a permitted request and streams the answer.
@@ -126,7 +134,7 @@ impl Upstream {
         mut request: Box<Request<Payload>>,
         calls: Option<&mut Vec<Call>>,
     ) -> Result<Passed, Failure> {
-        let binding = Binding::new(&self.keys, permit.resource().url(), permit.person());
+        let binding = Binding::new(&self.seals, permit.person());
         // Before anything is refused: a connection with half a body on it could not go on.
         let whole = self.whole(&mut request).await?;
         let asked = Asked::read(&request, &binding)?;

@@ -1,6 +1,6 @@
 //! Session ids and legacy endpoints belong to a person: the upstream trusts anyone who knows one, we do not.
 //!
-//! What the client sees carries a MAC over (resource, person); another person's is unknown here, as the
+//! What the client sees carries a MAC over the person, by keys of the resource; another person's is unknown here, as the
 //! transport asks (404). Where there are replicas, it says which of them it is from, under the same MAC. MCP security
 //! best practices, session hijacking.
 
@@ -15,23 +15,27 @@ use super::replicas::Mark;
 use super::target::Target;
 use crate::protocol::fields::{Fields, Twice, is_text};
 use crate::protocol::token::TAG_BYTES;
-use crate::seal::KeyRing;
+use crate::seal::{KeyRing, Scope};
 
 /// The header of the Streamable HTTP transport.
 pub const HEADER: &str = "mcp-session-id";
 
+/// What one resource seals with: without a mark, and with one.
+pub struct Seals {
+    sessions: [Scope; 2],
+    endpoints: [Scope; 2],
+}
+
 /// Seals and opens for one person at one resource.
 pub struct Binding<'a> {
-    keys: &'a Arc<KeyRing>,
-    resource: &'a str,
+    seals: &'a Arc<Seals>,
     person: u64,
 }
 
 /// Rewrites the endpoint events of one stream; of which there are many, so what they share is shared.
 pub struct Endpoints {
     base: Arc<Url>,
-    keys: Arc<KeyRing>,
-    resource: Box<str>,
+    seals: Arc<Seals>,
     path: Box<str>,
     person: u64,
     mark: Option<Mark>,
@@ -59,9 +63,18 @@ pub struct Session<'a> {
 #[derive(Debug)]
 pub struct Foreign;
 
+impl Seals {
+    /// Those of the resource with this URL.
+    pub fn new(keys: &KeyRing, resource: &str) -> Arc<Self> {
+        let scopes = |kinds: [&str; 2]| kinds.map(|kind| keys.scope(kind, resource.as_bytes()));
+        let (sessions, endpoints) = (scopes(["session", "session-at"]), scopes(["endpoint", "endpoint-at"]));
+        Arc::new(Seals { sessions, endpoints })
+    }
+}
+
 impl<'a> Binding<'a> {
-    pub fn new(keys: &'a Arc<KeyRing>, resource: &'a str, person: u64) -> Self {
-        Binding { keys, resource, person }
+    pub fn new(seals: &'a Arc<Seals>, person: u64) -> Self {
+        Binding { seals, person }
     }
 
     /// The session that the client named, if it named one.
@@ -73,7 +86,7 @@ impl<'a> Binding<'a> {
         let length = URL_SAFE_NO_PAD.decode_slice(seal, &mut decoded).map_err(|_| Foreign)?;
         let (seal, mark) = decoded[..length].split_at_checked(SEAL_BYTES).ok_or(Foreign)?;
         let mark = if mark.is_empty() { None } else { Some(mark.try_into().map_err(|_| Foreign)?) };
-        if !self.holds(SESSION, id, mark, seal) {
+        if !self.holds(&self.seals.sessions, id, mark, seal) {
             return Err(Foreign);
         }
         Ok(Some(Session { sealed: value, id, mark }))
@@ -82,7 +95,7 @@ impl<'a> Binding<'a> {
     /// The id for the client; `None` when the upstream's is not visible ASCII (MCP transports).
     pub fn seal_session(&self, id: &[u8], mark: Option<Mark>) -> Option<Vec<u8>> {
         let is_visible = !id.is_empty() && id.iter().all(u8::is_ascii_graphic);
-        let sealed = || URL_SAFE_NO_PAD.encode(self.seal(SESSION, id, mark));
+        let sealed = || URL_SAFE_NO_PAD.encode(self.seal(&self.seals.sessions, id, mark));
         is_visible.then(|| [id, b".", sealed().as_bytes()].concat())
     }
 
@@ -91,7 +104,7 @@ impl<'a> Binding<'a> {
         let bytes = URL_SAFE_NO_PAD.decode(sealed).ok()?;
         let (seal, rest) = bytes.split_at_checked(SEAL_BYTES)?;
         let open = |mark, path| {
-            let is_ours = self.holds(ENDPOINT, path, mark, seal);
+            let is_ours = self.holds(&self.seals.endpoints, path, mark, seal);
             is_ours.then(|| PathAndQuery::try_from(path).ok()).flatten().map(|path| Endpoint { path, mark })
         };
         let marked = || {
@@ -103,34 +116,34 @@ impl<'a> Binding<'a> {
 
     /// A rewriter for the endpoint events of this person's stream, published at `path`.
     pub fn endpoints(&self, target: &Target, mark: Option<Mark>, path: &str) -> Endpoints {
-        let (base, keys, person) = (target.url().clone(), self.keys.clone(), self.person);
-        Endpoints { base, keys, resource: self.resource.into(), path: path.into(), person, mark }
+        let (base, seals, person) = (target.url().clone(), self.seals.clone(), self.person);
+        Endpoints { base, seals, path: path.into(), person, mark }
     }
 
     /// Key id, tag, and the mark if there is one.
-    fn seal(&self, kinds: Kinds, value: &[u8], mark: Option<Mark>) -> Vec<u8> {
-        let (key_id, tag) = self.with_parts(kinds, value, mark, |kind, parts| self.keys.tag(kind, parts));
+    fn seal(&self, scopes: &[Scope; 2], value: &[u8], mark: Option<Mark>) -> Vec<u8> {
+        let (key_id, tag) = self.with_parts(scopes, value, mark, Scope::tag);
         [&[key_id][..], &tag, mark.as_ref().map_or(&[], |mark| mark.as_slice())].concat()
     }
 
     /// Whether this key id and tag were made over the value and the mark.
-    fn holds(&self, kinds: Kinds, value: &[u8], mark: Option<Mark>, seal: &[u8]) -> bool {
+    fn holds(&self, scopes: &[Scope; 2], value: &[u8], mark: Option<Mark>, seal: &[u8]) -> bool {
         let Some((key_id, tag)) = seal.split_first() else { return false };
-        self.with_parts(kinds, value, mark, |kind, parts| self.keys.holds(*key_id, kind, parts, tag))
+        self.with_parts(scopes, value, mark, |scope, parts| scope.holds(*key_id, parts, tag))
     }
 
     /// What a tag is over. One that covers a mark is of another kind.
     fn with_parts<R>(
         &self,
-        (bare, marked): Kinds,
+        [bare, marked]: &[Scope; 2],
         value: &[u8],
         mark: Option<Mark>,
-        then: impl FnOnce(&str, &[&[u8]]) -> R,
+        then: impl FnOnce(&Scope, &[&[u8]]) -> R,
     ) -> R {
-        let (resource, person) = (self.resource.as_bytes(), self.person.to_be_bytes());
+        let person = self.person.to_be_bytes();
         match &mark {
-            None => then(bare, &[resource, &person, value]),
-            Some(mark) => then(marked, &[resource, &person, value, mark]),
+            None => then(bare, &[&person, value]),
+            Some(mark) => then(marked, &[&person, mark, value]),
         }
     }
 }
@@ -140,16 +153,12 @@ impl Endpoints {
     pub fn rewrite(&self, uri: &str) -> Option<String> {
         let there = self.base.join(uri.trim()).ok().filter(|there| there.origin() == self.base.origin())?;
         let upstream_path = &there[url::Position::BeforePath..url::Position::AfterQuery];
-        let binding = Binding::new(&self.keys, &self.resource, self.person);
-        let sealed = binding.seal(ENDPOINT, upstream_path.as_bytes(), self.mark);
+        let binding = Binding::new(&self.seals, self.person);
+        let sealed = binding.seal(&self.seals.endpoints, upstream_path.as_bytes(), self.mark);
         let sealed = URL_SAFE_NO_PAD.encode([&sealed, upstream_path.as_bytes()].concat());
         Some(format!("{}?{}{sealed}", self.path, super::ENDPOINT_QUERY))
     }
 }
 
-/// Without a mark, and with one.
-type Kinds = (&'static str, &'static str);
-const SESSION: Kinds = ("session", "session-at");
-const ENDPOINT: Kinds = ("endpoint", "endpoint-at");
 /// Key id and tag.
 const SEAL_BYTES: usize = 1 + TAG_BYTES;

@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 
-use super::{Fields, Place, bit, tag};
+use super::{Fields, Place, Slots, tag};
 
 impl Fields {
     /// The fields whose lines `bytes` begin with, and how long they are with the empty line behind them. `None` if one
@@ -22,7 +22,7 @@ impl Fields {
     }
 
     fn plain_in(bytes: &mut [u8]) -> Option<(Self, usize)> {
-        let (mut places, mut names, mut at) = (Vec::with_capacity(ORDINARY), 0, 0);
+        let (mut places, mut slots, mut at) = (Vec::with_capacity(ORDINARY), Slots::default(), 0);
         loop {
             let rest = bytes.get_mut(at..)?;
             let name = lowered_name(rest);
@@ -38,15 +38,15 @@ impl Fields {
             }
             let tag = tag(&rest[..name]);
             let (start, within) = (at as u32, |length: usize| (at + length) as u32);
+            slots.note(tag, places.len());
             places.push(Place { tag, name: (start, within(name)), value: (within(value), within(ends)) });
-            names |= bit(tag);
             at += ends + LINE_END.len();
         }
         if !bytes[at..].starts_with(LINE_END) {
             return None;
         }
         let bytes = bytes[..at].to_vec();
-        Some((Fields { bytes, places, names }, at + LINE_END.len()))
+        Some((Fields { bytes, places, slots }, at + LINE_END.len()))
     }
 }
 

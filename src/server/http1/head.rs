@@ -63,7 +63,7 @@ pub fn write(
         write_line(&mut head, b"connection", b"close");
     }
     if !lines.has_date() && !headers.contains_key(DATE) {
-        LAST.with_borrow_mut(|date| write_line(&mut head, b"date", date.at(now).as_bytes()));
+        LAST.with_borrow_mut(|date| head.extend_from_slice(date.line(now).as_bytes()));
     }
     head.extend_from_slice(b"\r\n");
     head
@@ -72,20 +72,20 @@ pub fn write(
 /// The date of the last answer of this core: it is the next one's, nearly always.
 struct Date {
     seconds: u64,
-    text: String,
+    line: String,
 }
 
 impl Date {
-    fn at(&mut self, now: Time) -> &str {
+    fn line(&mut self, now: Time) -> &str {
         if self.seconds != now.seconds() {
-            *self = Date { seconds: now.seconds(), text: now.to_http_date() };
+            *self = Date { seconds: now.seconds(), line: format!("date: {}\r\n", now.to_http_date()) };
         }
-        &self.text
+        &self.line
     }
 }
 
 thread_local! {
-    static LAST: RefCell<Date> = const { RefCell::new(Date { seconds: u64::MAX, text: String::new() }) };
+    static LAST: RefCell<Date> = const { RefCell::new(Date { seconds: u64::MAX, line: String::new() }) };
 }
 
 /// Room for what we add.

@@ -1,5 +1,6 @@
 //! The way to an upstream and back, step by step, for one person in one session.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -13,13 +14,14 @@ use crate::protocol::fields::{Fields, Lines};
 use crate::upstream::http1::framing::Decoder;
 use crate::upstream::http1::head::{self, Read};
 use crate::upstream::http1::{Head, Message};
-use crate::upstream::session::{self, Binding};
+use crate::upstream::session::{self, Binding, Seals};
 use crate::upstream::sse::Stream;
 use crate::upstream::{Target, headers};
 
 /// Somebody's way to their session.
 pub struct Way {
     permit: Permit,
+    seals: Arc<Seals>,
     target: Target,
     /// What the headers of a call are.
     call: Fields,
@@ -33,15 +35,16 @@ impl Way {
         let crowd = Crowd::new(1);
         let mut call = crowd.calls().next().expect("there is one");
         let permit = crowd.judged(&call).expect("let through");
-        let binding = Binding::new(&world().keys, permit.resource().url(), permit.person());
+        let seals = Seals::new(&world().keys, permit.resource().url());
+        let binding = Binding::new(&seals, permit.person());
         let sealed = binding.seal_session(SESSION.as_bytes(), None).expect("visible");
         call.add(session::HEADER, &sealed);
         let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
-        Way { permit, target: target("http://127.0.0.1:9000/mcp"), call, runtime }
+        Way { permit, seals, target: target("http://127.0.0.1:9000/mcp"), call, runtime }
     }
 
     fn binding(&self) -> Binding<'_> {
-        Binding::new(&world().keys, self.permit.resource().url(), self.permit.person())
+        Binding::new(&self.seals, self.permit.person())
     }
 
     /// The upstream's session behind the client's.

@@ -3,8 +3,7 @@
 use bytes::Bytes;
 
 use super::{Cut, KEEP_ALIVE, MARK, MAX_HELD, Rewriter, Tail};
-use crate::fuzzing::world;
-use crate::upstream::fuzzing::target;
+use crate::upstream::fuzzing::{seals, target};
 use crate::upstream::session::{Binding, Endpoints};
 
 /// The first line says how the rest is cut: each byte is the size of a piece (digits count as themselves).
@@ -31,7 +30,8 @@ fn pieces<'a>(mut stream: &'a [u8], sizes: &[u8]) -> Vec<&'a [u8]> {
 }
 
 fn endpoints() -> Endpoints {
-    let binding = Binding::new(&world().keys, world().resources[0].url(), 42);
+    let seals = seals();
+    let binding = Binding::new(&seals, 42);
     binding.endpoints(&target("http://127.0.0.1:9000/sse"), None, "/mcp")
 }
 

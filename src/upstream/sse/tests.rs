@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::seal::{KeyRing, MasterKey};
-use crate::upstream::session::Binding;
+use crate::upstream::session::{Binding, Seals};
 use crate::upstream::target::Target;
 
 fn keys() -> Arc<KeyRing> {
@@ -12,8 +12,8 @@ fn keys() -> Arc<KeyRing> {
 fn rewriter() -> Rewriter {
     let uri = "http://127.0.0.1:9000/sse".parse().expect("a URL");
     let target = Target::new(&uri, || unreachable!("no TLS")).expect("valid");
-    let (keys, resource) = (keys(), "https://p.test/legacy");
-    Rewriter::new(Binding::new(&keys, resource, 42).endpoints(&target, None, "/legacy"))
+    let seals = Seals::new(&keys(), "https://p.test/legacy");
+    Rewriter::new(Binding::new(&seals, 42).endpoints(&target, None, "/legacy"))
 }
 
 /// Feeds the text in pieces of every size and returns what came out, which must not depend on the size.
@@ -53,10 +53,13 @@ fn the_endpoint_event_names_our_path_and_opens_to_the_upstreams() {
         let (first, last) = (text.find("data:").expect("data"), text.rfind("session_id=abc").expect("data"));
         assert_eq!(before.trim_end(), text[..first + 5].trim_end(), "what is before it stays");
         assert_eq!(after, &text[last + 14..], "what is behind it stays");
-        let opened = Binding::new(&keys(), "https://p.test/legacy", 42).open_endpoint(sealed);
+        let opened = Binding::new(&Seals::new(&keys(), "https://p.test/legacy"), 42).open_endpoint(sealed);
         assert_eq!(opened.expect("opens").path.as_str(), "/messages/?session_id=abc");
         for (resource, person) in [("https://p.test/legacy", 43), ("https://p.test/other", 42)] {
-            assert!(Binding::new(&keys(), resource, person).open_endpoint(sealed).is_none(), "bound to both");
+            assert!(
+                Binding::new(&Seals::new(&keys(), resource), person).open_endpoint(sealed).is_none(),
+                "bound to both"
+            );
         }
     }
 }
