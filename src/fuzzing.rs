@@ -270,6 +270,16 @@ pub(crate) fn drive<F: Future>(future: F) -> Option<F::Output> {
     }
 }
 
+/// Does as much as a task may before it is put off.
+#[cfg(test)]
+pub(crate) fn spend_budget(context: &mut Context<'_>) {
+    while tokio::task::coop::has_budget_remaining() {
+        if let Poll::Ready(turn) = tokio::task::coop::poll_proceed(context) {
+            turn.made_progress();
+        }
+    }
+}
+
 /// Timers are set in it, and never run out: nobody runs it.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Builder::new_current_thread().enable_time().build().expect("a runtime that does nothing")

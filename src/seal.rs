@@ -39,6 +39,8 @@ struct Key {
     id: u8,
     // Keyed once; each use clones the state, which saves two compression rounds per request.
     mac: Hmac<Sha256>,
+    /// What keys of scopes are derived with.
+    scopes: Hmac<Sha256>,
     aead: XChaCha20Poly1305,
 }
 
@@ -100,8 +102,8 @@ impl KeyRing {
     /// Keys for the tags of a kind about one thing, derived from ours.
     pub fn scope(&self, kind: &str, about: &[u8]) -> Scope {
         let derived = |key: &Key| {
-            let parts = [b"mcp-auth-proxy scope", kind.as_bytes(), about];
-            Scoped { id: key.id, mac: hmac(&mac_over(&key.mac, parts.into_iter())) }
+            let parts = [kind.as_bytes(), about].into_iter();
+            Scoped { id: key.id, mac: hmac(&mac_over(&key.scopes, parts)) }
         };
         Scope { keys: self.keys.iter().map(derived).collect(), writing: self.writing.clone() }
     }
@@ -185,7 +187,9 @@ impl Key {
             |purpose: &str| -> [u8; 32] { mac_over(&hmac(master), std::iter::once(purpose.as_bytes())) };
         let [id, ..] = subkey("mcp-auth-proxy key id");
         let aead = XChaCha20Poly1305::new(&subkey("mcp-auth-proxy seal").into());
-        Key { id, mac: hmac(&subkey("mcp-auth-proxy mac")), aead }
+        let [mac, scopes] =
+            ["mcp-auth-proxy mac", "mcp-auth-proxy scopes"].map(|purpose| hmac(&subkey(purpose)));
+        Key { id, mac, scopes, aead }
     }
 
     fn tag(&self, kind: &str, parts: &[&[u8]]) -> Tag {

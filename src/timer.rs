@@ -1,9 +1,10 @@
 //! Limits of waits that nearly always end early. A timer that is made for each and thrown away costs more than what it
 //! guards, most of the time; here one is kept for many waits, and set on only when it has run out for an earlier one.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
+use tokio::task::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock;
@@ -28,7 +29,8 @@ impl Timer {
             return Poll::Pending;
         }
         loop {
-            if sleep.as_mut().poll(context).is_pending() {
+            // Unconstrained: it is not asked again until it is late, so it must not be put off.
+            if pin!(unconstrained(sleep.as_mut())).poll(context).is_pending() {
                 *waker = Some(context.waker().clone());
                 return Poll::Pending;
             }
@@ -56,6 +58,7 @@ mod tests {
     use tokio::time::{advance, timeout};
 
     use super::*;
+    use crate::fuzzing::spend_budget;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
@@ -74,6 +77,25 @@ mod tests {
             let late = began.elapsed() - limit;
             assert!(late < Duration::from_millis(5), "{limit:?}: {late:?}");
         }
+    }
+
+    // A task that has done much since it was last polled is put off by whatever asks the runtime.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_busy_is_woken_too() {
+        let busy = tokio::spawn(async {
+            let (mut timer, end, mut turns) = (Timer::default(), Instant::now() + LIMIT, 0);
+            poll_fn(|context| {
+                turns += 1;
+                if turns == 1 {
+                    spend_budget(context);
+                }
+                timer.poll_until(end, context)
+            })
+            .await;
+            end.elapsed()
+        });
+        let late = timeout(LIMIT * 10, busy).await.expect("is woken").expect("runs");
+        assert!(late < Duration::from_millis(5), "{late:?}");
     }
 
     struct Woken(AtomicUsize);

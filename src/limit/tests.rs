@@ -118,7 +118,7 @@ fn a_million_addresses_limit_nobody_else() {
     }
     // Noise does not hide who really is one too many.
     let busy = passes(&limiter, &somebody(), 1_000);
-    assert!(busy < 100, "{busy} of 10");
+    assert!(busy < 60, "{busy} of 10");
 }
 
 // DS-07

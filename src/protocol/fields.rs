@@ -7,7 +7,7 @@ mod plain;
 mod slots;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-pub use plain::text as text_length;
+pub use plain::text_length;
 use slots::{Slots, tag};
 
 /// Fields that were read. Names are in lower case.

@@ -94,8 +94,9 @@ impl Server {
         if let Some(way) = &way {
             way.hand_on(&mut request.fields);
         }
-        let told = || Told { telemetry: &self.telemetry, holder: permit.holder(), began, calls: Vec::new() };
-        let mut told = self.telemetry.reads_calls().then(told);
+        let nothing =
+            || Told { telemetry: &self.telemetry, holder: permit.holder(), began, calls: Vec::new() };
+        let mut told = self.telemetry.reads_calls().then(nothing);
         let calls = told.as_mut().map(|told| &mut told.calls);
         let outcome = published.upstream.forward(permit, request, calls).await;
         let (took, failure) = (clock::moment() - began, outcome.as_ref().err().map(upstream::Failure::word));

@@ -52,7 +52,7 @@ pub struct Settings {
     pub targets: Vec<Target>,
     /// How long connecting may take.
     pub connect_timeout: Duration,
-    /// How long the head of an answer may take once the request is sent.
+    /// How long the head of an answer may take, with connecting and sending; of a body that streams from its last piece on.
     pub response_timeout: Duration,
     /// Largest request body, in bytes.
     pub max_body: u64,
@@ -112,8 +112,7 @@ pub enum Failure {
 }
 
 impl Upstream {
-    /// An upstream without connections yet.
-    /// Of the resource with this URL.
+    /// The upstream of the resource with this URL, without connections yet.
     pub fn new(
         mut settings: Settings,
         keys: &KeyRing,

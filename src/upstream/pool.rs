@@ -7,10 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Method;
-use tokio::time::timeout;
+use tokio::time::{timeout, timeout_at};
 
 use super::dial::Dialer;
-use super::http1::{Answered, Connection, Exchange, Io, Outgoing, Trouble};
+use super::http1::{Answered, Connection, Exchange, Io, Outgoing, Trouble, Within};
 use super::target::Target;
 use crate::clock::{Clock, Time};
 
@@ -26,7 +26,7 @@ pub struct Pool {
 pub struct Limits {
     /// To connect.
     pub connect_timeout: Duration,
-    /// For the head of an answer, once the request is sent.
+    /// From now until the head of an answer is there, connecting included.
     pub response_timeout: Duration,
 }
 
@@ -100,8 +100,9 @@ impl Pool {
         method: &Method,
         outgoing: &mut Outgoing,
     ) -> Result<Box<Answered>, SendError> {
+        let within = Within::from_now(response_timeout);
         while let Some(connection) = self.idle() {
-            match exchange(connection, outgoing, response_timeout).answered().await {
+            match exchange(connection, outgoing, within).answered().await {
                 Err(Trouble::Unsent(message, body)) => *outgoing = Outgoing { message, body },
                 Err(Trouble::Silent(message, body)) if *method == Method::GET => {
                     *outgoing = Outgoing { message, body };
@@ -111,12 +112,22 @@ impl Pool {
             }
         }
         // Boxed: most requests find a connection, and should not have the room for making one.
-        let connected = match timeout(connect_timeout, Box::pin(self.connect(target))).await {
-            Ok(connected) => connected,
-            Err(_) => Err(format!("no connection within {connect_timeout:?}")),
-        };
-        let connection = Connection::new(connected.map_err(SendError::Connect)?);
-        exchange(connection, outgoing, response_timeout).answered().await.map_err(SendError::Exchange)
+        let connection = Box::pin(self.new_connection(target, connect_timeout, within)).await?;
+        exchange(connection, outgoing, within).answered().await.map_err(SendError::Exchange)
+    }
+
+    async fn new_connection(
+        &self,
+        target: &Target,
+        connect_timeout: Duration,
+        within: Within,
+    ) -> Result<Connection, SendError> {
+        let connected = timeout(connect_timeout, self.connect(target));
+        match timeout_at(within.until, connected).await {
+            Ok(Ok(connected)) => connected.map(Connection::new).map_err(SendError::Connect),
+            Ok(Err(_)) => Err(SendError::Connect(format!("no connection within {connect_timeout:?}"))),
+            Err(_) => Err(SendError::Exchange(Trouble::Late(within.limit))),
+        }
     }
 
     /// The connection used last, unless the upstream closed it, or likely has by now.
@@ -175,9 +186,9 @@ pub fn tidy(now: Time) {
     });
 }
 
-fn exchange(connection: Connection, outgoing: &mut Outgoing, limit: Duration) -> Exchange {
+fn exchange(connection: Connection, outgoing: &mut Outgoing, within: Within) -> Exchange {
     let Outgoing { message, body } = std::mem::take(outgoing);
-    Exchange::new(connection, message, body, limit)
+    Exchange::new(connection, message, body, within)
 }
 
 fn of(pools: &mut Pools, pool: usize) -> Option<&mut Vec<Idle>> {

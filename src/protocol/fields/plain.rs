@@ -30,7 +30,7 @@ impl Fields {
                 break;
             }
             let value = value_begin(&rest[name..])? + name;
-            let ends = value + text(rest.get(value..)?);
+            let ends = value + text_length(rest.get(value..)?);
             // Spaces around a value are none of its own.
             let is_padded = matches!(rest.get(value..ends)?, [b' ', ..] | [.., b' ']);
             if is_padded || !rest[ends..].starts_with(LINE_END) || places.len() == MAX_COUNT {
@@ -86,7 +86,7 @@ fn value_begin(rest: &[u8]) -> Option<usize> {
 }
 
 /// How long the text is that begins here: what is visible, spaces, and what is not ASCII.
-pub fn text(rest: &[u8]) -> usize {
+pub fn text_length(rest: &[u8]) -> usize {
     let (words, last) = rest.as_chunks();
     let mut length = 0;
     for eight in words {

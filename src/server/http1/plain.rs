@@ -49,7 +49,7 @@ pub enum Left<T> {
 
 /// What a client said.
 enum Said {
-    /// For the server of when it came.
+    /// For the server that was seen when it came.
     Request(Box<Request<Payload>>),
     /// Put back.
     Other,
@@ -168,8 +168,9 @@ fn is_resource(server: &Server, path: &str) -> bool {
 pub fn request(bytes: &[u8], ours: impl FnOnce(&str) -> bool) -> Option<Request<Payload>> {
     let (method, rest) = method(bytes)?;
     let (target, rest) = rest.split_at(rest.iter().position(|byte| !is_plain(*byte))?);
-    let (fields, length) = Fields::plain(rest.strip_prefix(b" HTTP/1.1\r\n")?)?;
-    let body = &rest[LINE_END + length..];
+    let lines = rest.strip_prefix(b" HTTP/1.1\r\n")?;
+    let (fields, length) = Fields::plain(lines)?;
+    let body = &lines[length..];
     let target = Target::new(str::from_utf8(target).ok().filter(|target| target.starts_with('/'))?);
     let is_plain = ours(target.path()) && are_plain(&fields);
     if !is_plain || content_length(&fields, &method)? != body.len() {
@@ -212,8 +213,6 @@ fn content_length(fields: &Fields, method: &Method) -> Option<usize> {
 
 /// Larger messages do not come in one piece, most of the time.
 const READ: usize = 64 << 10;
-/// Version and line end behind a target.
-const LINE_END: usize = b" HTTP/1.1\r\n".len();
 const MAX_DIGITS: usize = 5;
 
 #[cfg(test)]

@@ -29,10 +29,16 @@ pub struct Exchange {
     patience: Patience,
 }
 
+/// How long something may take, and until when that is.
+#[derive(Clone, Copy)]
+pub struct Within {
+    pub limit: Duration,
+    pub until: Instant,
+}
+
 /// How long the head of an answer may take. While the body of the request is on its way, none can be expected.
 struct Patience {
-    limit: Duration,
-    until: Instant,
+    within: Within,
     /// Of the body of the request, if that streams.
     progress: Option<Arc<AtomicU64>>,
     seen: u64,
@@ -77,13 +83,19 @@ enum Seen {
     Head(Box<Answered>),
 }
 
+impl Within {
+    pub fn from_now(limit: Duration) -> Self {
+        Within { limit, until: clock::moment() + limit }
+    }
+}
+
 impl Exchange {
-    /// The head of the answer may take that long from now.
-    pub fn new(connection: Connection, message: Message, body: RequestBody, limit: Duration) -> Self {
-        let (until, progress) = (clock::moment() + limit, body.progress());
+    /// The head of the answer is to be there within that time, of a body that streams from its last piece on.
+    pub fn new(connection: Connection, message: Message, body: RequestBody, within: Within) -> Self {
+        let progress = body.progress();
         Exchange {
             connection,
-            patience: Patience { limit, until, progress, seen: 0 },
+            patience: Patience { within, progress, seen: 0 },
             sending: Sending::new(message, body),
             progress: Progress::Sending,
             held: Vec::new(),
@@ -98,7 +110,7 @@ impl Exchange {
     pub async fn answered(mut self) -> Result<Box<Answered>, Trouble> {
         let begun = poll_fn(|context| match self.poll_head(context) {
             Poll::Ready(begun) => Poll::Ready(begun),
-            Poll::Pending => self.poll_late(context).map(|()| Err(Trouble::Late(self.patience.limit))),
+            Poll::Pending => self.poll_late(context).map(|()| Err(Trouble::Late(self.patience.within.limit))),
         });
         let begun = begun.await?;
         let Some(mut answered) = begun else { return Err(self.ended()) };
@@ -128,14 +140,14 @@ impl Exchange {
     }
 
     fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Patience { limit, until, progress, seen } = &mut self.patience;
+        let Patience { within, progress, seen } = &mut self.patience;
         loop {
-            ready!(self.connection.timer.poll_until(*until, context));
+            ready!(self.connection.timer.poll_until(within.until, context));
             let now = progress.as_ref().map_or(0, |progress| progress.load(Ordering::Relaxed));
             if now == *seen {
                 return Poll::Ready(());
             }
-            (*seen, *until) = (now, clock::moment() + *limit);
+            (*seen, *within) = (now, Within::from_now(within.limit));
         }
     }
 

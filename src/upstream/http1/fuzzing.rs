@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,9 +17,10 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::coop::poll_proceed;
 
 use super::head::MAX_HEAD;
-use super::{Connection, Exchange, Io, Message, Trouble};
+use super::{Connection, Exchange, Io, Message, Trouble, Within};
 use crate::fuzzing::drive;
 use crate::gate::fuzzing::permit;
 use crate::protocol::fields::Fields;
@@ -43,6 +44,9 @@ pub fn answer(data: &[u8]) {
     is_what_hyper_sees(&whole, &hypers(bytes), bytes);
     is_kept_for_a_reason(bytes, cuts);
 }
+
+/// Nobody is that late.
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// What became of an answer.
 #[derive(Debug)]
@@ -87,16 +91,16 @@ fn ours(bytes: &[u8], cuts: &[u8], then: Then) -> Outcome {
     let mut message = Message::to(&method, &path, &host);
     message.end(&method, &mut nothing);
     let io = Io::Said(Box::new(Said::new(bytes, cuts, then)));
-    let (head, mut arrival) = match drive(
-        Exchange::new(Connection::new(io), message, nothing, Duration::from_secs(300)).answered(),
-    ) {
-        None => return Outcome::none(End::Open, String::new()),
-        Some(Err(trouble)) => return Outcome::none(End::Broken, why(&trouble)),
-        Some(Ok(answered)) => {
-            assert!(answered.message.is_some(), "it was sent");
-            (answered.head, answered.arrival)
-        }
-    };
+    let (head, mut arrival) =
+        match drive(Exchange::new(Connection::new(io), message, nothing, Within::from_now(LIMIT)).answered())
+        {
+            None => return Outcome::none(End::Open, String::new()),
+            Some(Err(trouble)) => return Outcome::none(End::Broken, why(&trouble)),
+            Some(Ok(answered)) => {
+                assert!(answered.message.is_some(), "it was sent");
+                (answered.head, answered.arrival)
+            }
+        };
     let mut outcome = Outcome::none(End::Open, String::new());
     outcome.head = Some((head.status, HeaderMap::from(&head.fields)));
     loop {
@@ -303,6 +307,8 @@ impl AsyncRead for Said {
         context: &mut Context<'_>,
         read: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // As a socket does it: a task that has done much is put off.
+        ready!(poll_proceed(context)).made_progress();
         if !self.heard.ends_with(b"\r\n\r\n") {
             self.reader = Some(context.waker().clone());
             return Poll::Pending;

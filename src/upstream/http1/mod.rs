@@ -13,7 +13,7 @@ mod io;
 mod sending;
 
 pub use arrival::{Arrival, Cut};
-pub use exchange::{Answered, Exchange, Trouble};
+pub use exchange::{Answered, Exchange, Trouble, Within};
 pub use head::{Head, has_body};
 pub use io::{Connection, Io};
 pub use sending::{Message, Outgoing};

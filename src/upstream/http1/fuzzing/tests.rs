@@ -2,8 +2,11 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::RngSeed;
+use std::pin::pin;
+use tokio::time::timeout;
 
 use super::*;
+use crate::fuzzing::spend_budget;
 use crate::fuzzing::tests::mostly;
 
 fn line() -> impl Strategy<Value = &'static str> {
@@ -161,6 +164,55 @@ fn only_who_said_nothing_at_all_may_not_have_heard() {
     for bytes in ["H", "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n"] {
         assert_eq!(why(bytes), "it broke off within its head", "{bytes:?}");
     }
+}
+
+/// An exchange with somebody who says nothing.
+fn with_silence() -> Exchange {
+    let (method, mut nothing) = (Method::GET, RequestBody::Whole(Bytes::new()));
+    let (path, host) = (PathAndQuery::from_static("/up"), HeaderValue::from_static("up.test"));
+    let mut message = Message::to(&method, &path, &host);
+    message.end(&method, &mut nothing);
+    let io = Io::Said(Box::new(Said::new(b"", b"", Then::Waits)));
+    Exchange::new(Connection::new(io), message, nothing, Within::from_now(LIMIT))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_late_for_whoever_has_been_busy_too() {
+    for is_busy in [false, true] {
+        let answered = tokio::spawn(async move {
+            let (mut answered, mut is_busy) = (pin!(with_silence().answered()), is_busy);
+            poll_fn(|context| {
+                if std::mem::take(&mut is_busy) {
+                    spend_budget(context);
+                }
+                answered.as_mut().poll(context)
+            })
+            .await
+            .err()
+        });
+        let trouble = timeout(LIMIT * 2, answered).await.expect("it is late").expect("runs");
+        assert!(matches!(trouble, Some(Trouble::Late(LIMIT))), "{is_busy}");
+    }
+}
+
+#[tokio::test]
+async fn who_speaks_is_heard_by_whoever_is_busy_too() {
+    let said = |text: &[u8]| {
+        let mut said = Said::new(text, b"", Then::Waits);
+        said.heard.extend_from_slice(b"\r\n\r\n");
+        // It has come already.
+        said.is_due = true;
+        Io::Said(Box::new(said))
+    };
+    let quiet = |mut io: Io| async move {
+        poll_fn(|context| {
+            spend_budget(context);
+            Poll::Ready(io.is_quiet())
+        })
+        .await
+    };
+    assert!(!tokio::spawn(quiet(said(b"H"))).await.expect("runs"));
+    assert!(tokio::spawn(quiet(said(b""))).await.expect("runs"));
 }
 
 proptest! {
