@@ -9,7 +9,7 @@ use super::{Fields, Place, Slots, tag};
 
 impl Fields {
     /// The fields whose lines `bytes` begin with, and how long they are with the empty line behind them. `None` if one
-    /// is not plain, if they do not end within [`MAX_LENGTH`] bytes, or if there are more than [`MAX_COUNT`].
+    /// is not plain, if they do not end within 4 KiB, or if there are more than 48.
     pub fn plain(bytes: &[u8]) -> Option<(Self, usize)> {
         let head = &bytes[..bytes.len().min(MAX_LENGTH)];
         SCRATCH.with_borrow_mut(|scratch| {
