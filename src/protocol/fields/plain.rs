@@ -1,7 +1,7 @@
 //! Field lines that leave nothing to be decided, read eight bytes at a time: names of letters, digits and hyphens, values
 //! of what is visible or a space, and one line end. Nearly all are such; the rest is for a parser that knows the rules.
 //!
-//! What is read here, that parser reads alike; it takes three times as long. RFC 9112 §5.
+//! What is read here, that parser reads alike; it takes half as long again. RFC 9112 §5.
 
 use std::cell::RefCell;
 
