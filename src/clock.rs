@@ -140,10 +140,7 @@ pub fn awake<R>(task: impl FnOnce() -> R) -> R {
 
 /// Whoever is awake reads the clocks again, for what must not be earlier than it is.
 pub fn look_again() {
-    READINGS.with(|readings| {
-        readings.last.set(None);
-        readings.millis.set(None);
-    });
+    READINGS.with(Readings::forget);
 }
 
 /// Forgets what was read.
@@ -153,8 +150,7 @@ impl Drop for Asleep {
     fn drop(&mut self) {
         READINGS.with(|readings| {
             readings.are_kept.set(false);
-            readings.last.set(None);
-            readings.millis.set(None);
+            readings.forget();
         });
     }
 }
@@ -190,6 +186,13 @@ struct Readings {
     last: Cell<Option<Reading>>,
     /// What a clock made of it, and which.
     millis: Cell<Option<(*const System, u64)>>,
+}
+
+impl Readings {
+    fn forget(&self) {
+        self.last.set(None);
+        self.millis.set(None);
+    }
 }
 
 thread_local! {

@@ -316,6 +316,10 @@ mod tests {
         );
         assert_eq!((fields.single("host"), fields.single("x-a")), (Ok(Some(&b"P.test"[..])), Err(Twice)));
         assert!(fields.has("x-b") && !fields.has("x-c"));
+        let mut written = Vec::new();
+        fields.write(&mut written, |_| true);
+        let written = String::from_utf8(written).expect("text");
+        assert_eq!(written, "host: P.test\r\nx-a: one\r\nx-b: \r\nx-a: Two\r\n");
     }
 
     #[test]

@@ -9,9 +9,9 @@ use http::{Method, StatusCode};
 use super::asked::Asked;
 use super::body::RequestBody;
 use super::http1::{Answered, Head, Message, Outgoing, Trouble};
-use super::pool::{Limits, SendError};
+use super::pool::SendError;
 use super::replicas::Way;
-use super::{Failure, Settings, Upstream};
+use super::{Failure, Upstream};
 use crate::protocol::fields::text;
 
 /// A request, and where it is.
@@ -66,7 +66,10 @@ impl<'a> Delivery<'a> {
             let path = self.redirected(&head).ok_or(Failure::Redirect(head.status.as_u16()))?;
             self.path = Cow::Owned(path);
             // The same connection leads there, if nothing more comes by it.
-            arrival.free().into_iter().for_each(|connection| self.way.replica().pool.take_back(connection));
+            arrival
+                .free()
+                .into_iter()
+                .for_each(|connection| self.way.replica().pool.home().take_back(connection));
             let message = message.filter(|_| may_follow && redirects.next().is_some());
             let message = message.ok_or(Failure::Redirect(307))?.redirected(&self.method, &self.path);
             self.outgoing = Outgoing { message, body: RequestBody::default() };
@@ -107,9 +110,8 @@ impl<'a> Delivery<'a> {
 
     /// Sends it to the replica that it is at.
     async fn sent(&mut self) -> Result<Box<Answered>, SendError> {
-        let Settings { connect_timeout, response_timeout, .. } = self.upstream.settings;
-        let (replica, limits) = (self.way.replica(), Limits { connect_timeout, response_timeout });
-        replica.pool.send(&replica.target, limits, &self.method, &mut self.outgoing).await
+        let (replica, settings) = (self.way.replica(), &self.upstream.settings);
+        replica.pool.send(&replica.target, settings, &self.method, &mut self.outgoing).await
     }
 
     /// The same to the replica that it is at now.

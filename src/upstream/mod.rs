@@ -234,13 +234,13 @@ impl Upstream {
         let body = if is_sse && (endpoints.is_some() || !arrival.is_whole()) {
             let endpoints = endpoints.map(|endpoints| endpoints());
             let stream = sse::Stream::new(endpoints, permit.watch(), keep_alive, recheck);
-            Passing::Streaming(Box::new(Answer::events(arrival, pool.home(), stream)))
+            Passing::Streaming(Box::new(Answer::events(arrival, pool.home().clone(), stream)))
         } else if arrival.is_whole() {
             // Others may have the connection.
-            arrival.free().into_iter().for_each(|connection| pool.take_back(connection));
+            arrival.free().into_iter().for_each(|connection| pool.home().take_back(connection));
             Passing::Whole(arrival.take_data())
         } else {
-            Passing::Streaming(Box::new(Answer::plain(arrival, pool.home(), permit.watch(), recheck)))
+            Passing::Streaming(Box::new(Answer::plain(arrival, pool.home().clone(), permit.watch(), recheck)))
         };
         Ok(Passed { status: head.status, lines, body })
     }

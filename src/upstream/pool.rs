@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::Method;
 use tokio::time::{timeout, timeout_at};
 
+use super::Settings;
 use super::dial::Dialer;
 use super::http1::{Answered, Connection, Exchange, Io, Outgoing, Trouble, Within};
 use super::target::Target;
@@ -16,18 +17,8 @@ use crate::clock::{Clock, Time};
 
 /// The connections of one replica, seen from any core.
 pub struct Pool {
-    id: usize,
-    clock: Clock,
+    home: Home,
     dialer: Dialer,
-}
-
-/// How long an upstream may take.
-#[derive(Clone, Copy)]
-pub struct Limits {
-    /// To connect.
-    pub connect_timeout: Duration,
-    /// From now until the head of an answer is there, connecting included.
-    pub response_timeout: Duration,
 }
 
 /// Why a request was not answered.
@@ -53,6 +44,7 @@ thread_local! {
 static LIVE: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
 
 /// Where a connection belongs whose answer is being read.
+#[derive(Clone)]
 pub struct Home {
     pool: usize,
     clock: Clock,
@@ -61,33 +53,30 @@ pub struct Home {
 impl Home {
     /// Puts the connection back: its answer was read to the end.
     pub fn take_back(&self, connection: Connection) {
-        put_back(self.pool, Idle { connection, since: self.clock.now() });
-    }
-}
-
-fn put_back(pool: usize, idle: Idle) {
-    IDLE.with_borrow_mut(|pools| {
-        if let Some(idles) = of(pools, pool) {
-            if idles.len() < MAX_IDLE {
-                idles.push(idle);
+        let idle = Idle { connection, since: self.clock.now() };
+        IDLE.with_borrow_mut(|pools| {
+            if let Some(idles) = of(pools, self.pool) {
+                if idles.len() < MAX_IDLE {
+                    idles.push(idle);
+                }
+                return;
             }
-            return;
-        }
-        // There is a new one, most likely because of a new configuration: those of the one before can go.
-        let live = live();
-        pools.retain(|(id, _)| live.contains(id));
-        if live.contains(&pool) {
-            pools.push((pool, vec![idle]));
-        }
-    });
+            // There is a new one, most likely because of a new configuration: those of the one before can go.
+            let live = live();
+            pools.retain(|(id, _)| live.contains(id));
+            if live.contains(&self.pool) {
+                pools.push((self.pool, vec![idle]));
+            }
+        });
+    }
 }
 
 impl Pool {
     pub fn new(clock: Clock) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        live().insert(id);
-        Pool { id, dialer: Dialer::new(clock.clone()), clock }
+        let pool = NEXT.fetch_add(1, Ordering::Relaxed);
+        live().insert(pool);
+        Pool { dialer: Dialer::new(clock.clone()), home: Home { pool, clock } }
     }
 
     /// Sends on an idle connection or a new one. RFC 9110 §9.2.2: a request is sent again only when it provably never
@@ -96,11 +85,11 @@ impl Pool {
     pub async fn send(
         &self,
         target: &Target,
-        Limits { connect_timeout, response_timeout }: Limits,
+        settings: &Settings,
         method: &Method,
         outgoing: &mut Outgoing,
     ) -> Result<Box<Answered>, SendError> {
-        let within = Within::from_now(response_timeout);
+        let within = Within::from_now(settings.response_timeout);
         while let Some(connection) = self.idle() {
             match exchange(connection, outgoing, within).answered().await {
                 Err(Trouble::Unsent(message, body)) => *outgoing = Outgoing { message, body },
@@ -112,7 +101,7 @@ impl Pool {
             }
         }
         // Boxed: most requests find a connection, and should not have the room for making one.
-        let connection = Box::pin(self.new_connection(target, connect_timeout, within)).await?;
+        let connection = Box::pin(self.new_connection(target, settings.connect_timeout, within)).await?;
         exchange(connection, outgoing, within).answered().await.map_err(SendError::Exchange)
     }
 
@@ -132,9 +121,9 @@ impl Pool {
 
     /// The connection used last, unless the upstream closed it, or likely has by now.
     fn idle(&self) -> Option<Connection> {
-        let now = self.clock.now();
+        let now = self.home.clock.now();
         IDLE.with_borrow_mut(|pools| {
-            let idles = of(pools, self.id)?;
+            let idles = of(pools, self.home.pool)?;
             while let Some(mut idle) = idles.pop() {
                 if now.since(idle.since) > MAX_IDLE_TIME {
                     idles.clear();
@@ -159,20 +148,15 @@ impl Pool {
         }
     }
 
-    /// Puts a connection back: its answer was read to the end.
-    pub fn take_back(&self, connection: Connection) {
-        put_back(self.id, Idle { connection, since: self.clock.now() });
-    }
-
-    /// Where connections to it belong, for whoever has one for longer.
-    pub fn home(&self) -> Home {
-        Home { pool: self.id, clock: self.clock.clone() }
+    /// Where connections to it belong.
+    pub fn home(&self) -> &Home {
+        &self.home
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        live().remove(&self.id);
+        live().remove(&self.home.pool);
     }
 }
 

@@ -267,5 +267,7 @@ mod tests {
         ] {
             assert!(read(head, body).is_none(), "{head:?} {body:?}");
         }
+        let many: String = (0..=48).map(|number| format!("\r\nX-{number}: a")).collect();
+        assert!(read(&format!("GET /mcp HTTP/1.1{many}"), "").is_none());
     }
 }
