@@ -18,13 +18,13 @@ pub struct Seats {
     most: usize,
     next: AtomicU64,
     room: Arc<Room>,
-    open: Mutex<HashMap<u64, Arc<Seat>>>,
     turned_away: AtomicUsize,
     closed: AtomicUsize,
 }
 
-/// What each seat needs to know of all.
+/// What each seat needs to know of all. It holds the open ones, and they it, until they are left.
 struct Room {
+    open: Mutex<HashMap<u64, Arc<Seat>>>,
     /// Time, as far as it matters here: counted by the core's own loop.
     ticks: AtomicU64,
     /// Somebody waits for a seat.
@@ -34,7 +34,6 @@ struct Room {
 
 /// One connection.
 pub struct Seat {
-    seats: Weak<Seats>,
     room: Arc<Room>,
     number: u64,
     /// Open requests.
@@ -70,11 +69,11 @@ impl Seats {
             most,
             next: AtomicU64::new(0),
             room: Arc::new(Room {
+                open: Mutex::default(),
                 ticks: AtomicU64::new(1),
                 wanted: AtomicBool::new(false),
                 changed: Notify::new(),
             }),
-            open: Mutex::default(),
             turned_away: AtomicUsize::new(0),
             closed: AtomicUsize::new(0),
         })
@@ -94,13 +93,12 @@ impl Seats {
     }
 
     fn free(self: &Arc<Self>) -> Option<Seated> {
-        let mut open = self.lock();
+        let mut open = self.room.lock();
         if open.len() >= self.most {
             return None;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let seat = Arc::new(Seat {
-            seats: Arc::downgrade(self),
             room: self.room.clone(),
             number,
             requests: AtomicUsize::new(0),
@@ -117,7 +115,7 @@ impl Seats {
 
     /// Closes the idlest: several, so that looking for them is not done for each newcomer.
     pub fn make_room(&self) {
-        let open = self.lock();
+        let open = self.room.lock();
         let given_up = open.values().filter(|seat| seat.may_leave() && !seat.told.load(Ordering::Relaxed));
         let mut given_up: Vec<&Arc<Seat>> = given_up.collect();
         let some = (self.most / SHARE_CLOSED).max(1).min(given_up.len());
@@ -139,7 +137,7 @@ impl Seats {
     pub fn tick(&self, patience: Patience) {
         let now = self.room.ticks.fetch_add(1, Ordering::Relaxed) + 1;
         if now.is_multiple_of(TICKS_BETWEEN_LOOKS) {
-            let open = self.lock();
+            let open = self.room.lock();
             open.values().filter(|seat| seat.has_to_leave(now, patience)).for_each(|seat| seat.cut());
         }
         if now.is_multiple_of(TICKS_BETWEEN_WORDS) {
@@ -150,13 +148,13 @@ impl Seats {
             }
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Seat>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Room {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Seat>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn now(&self) -> u64 {
         self.ticks.load(Ordering::Relaxed)
     }
@@ -232,9 +230,9 @@ impl Seated {
 
 impl Drop for Seated {
     fn drop(&mut self) {
-        let Some(seats) = self.0.seats.upgrade() else { return };
-        seats.lock().remove(&self.0.number);
-        self.0.room.changed.notify_one();
+        let Seat { room, number, .. } = &*self.0;
+        room.lock().remove(number);
+        room.changed.notify_one();
     }
 }
 
